@@ -1,0 +1,34 @@
+//! What the pgkeep tools share, in layers; imports point down only (`tests/layers.rs` checks it).
+//!
+//! | layer | modules |
+//! |---|---|
+//! | 3 | [`config`], [`open`] |
+//! | 2 | [`repository`]: what is on disk, as `FORMAT.md` specifies it |
+//! | 1 | [`postgres`], [`codec`], [`storage`], [`job`] |
+//! | 0 | [`error`], [`exit`], [`journal`], [`units`], [`time`], [`digest`], [`durable`], [`lock`], [`retry`], [`process`], [`sorter`] |
+
+// Layer 0: small, no domain words.
+pub mod digest;
+pub mod durable;
+pub mod error;
+pub mod exit;
+pub mod journal;
+pub mod lock;
+pub mod process;
+pub mod retry;
+pub mod sorter;
+pub mod time;
+pub mod units;
+
+// Layer 1: bytes, transport, PostgreSQL, what a job leaves behind.
+pub mod codec;
+pub mod job;
+pub mod postgres;
+pub mod storage;
+
+// Layer 2: the on-disk promise.
+pub mod repository;
+
+// Layer 3: configuration, and the one place that opens repositories.
+pub mod config;
+pub mod open;
