@@ -1,0 +1,77 @@
+//! Opens the streams of a committed backup for reading.
+
+use std::sync::Arc;
+
+use crate::codec::{SeekableFrames, SeekableReader};
+use crate::error::{Error, Kind, Result};
+use crate::repository::backup::BackupInfo;
+use crate::repository::index::Index;
+use crate::repository::manifest::{ManifestReader, Source};
+use crate::repository::{Label, Repository, backup};
+use crate::storage::ObjectReader;
+
+/// A bundle, open for reading any of its bytes.
+pub type Bundle = SeekableFrames<SeekableReader<ObjectReader>>;
+
+/// Opens the decrypted compressed stream of one object of a backup: `name` without `.age`.
+///
+/// # Errors
+/// `NotFound` if it is surely absent; `Config` without the key; `Corrupt` if it has another size than `backup.json` says.
+pub fn open_stream(repository: &Repository, info: &BackupInfo, name: &str) -> Result<SeekableReader<ObjectReader>> {
+    let suffix = repository.suffix()?;
+    let full = format!("{name}{suffix}");
+    let record = info.objects.iter().find(|object| object.key == full).ok_or_else(|| {
+        Error::new(Kind::Corrupt, format!("backup {} does not list its object {full}", info.label))
+    })?;
+    let key = repository.keys().of_backup(info.label, &full)?;
+    let place = repository.store.describe(Some(&key));
+    let stat = repository.store.stat(&key)?.ok_or_else(|| Error::new(Kind::NotFound, format!("{place} is missing")))?;
+    if stat.size != record.size {
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!("{place} has {} bytes, and backup.json says {}", stat.size, record.size),
+        ));
+    }
+    let reader = ObjectReader::new(Arc::clone(&repository.store), key, record.size);
+    repository
+        .opening
+        .open_seekable(reader, !suffix.is_empty())
+        .map_err(|error| error.context(format!("open {place}")))
+}
+
+/// Opens bundle `number`.
+///
+/// # Errors
+/// As [`open_stream`].
+pub fn open_bundle(repository: &Repository, info: &BackupInfo, number: u32) -> Result<Bundle> {
+    SeekableFrames::new(open_stream(repository, info, &format!("data/{number}.tar.zst"))?)
+}
+
+/// Reads the index of bundle `number`.
+///
+/// # Errors
+/// As [`open_stream`]; `Corrupt` if it is damaged.
+pub fn read_index(repository: &Repository, info: &BackupInfo, number: u32) -> Result<Index> {
+    use std::io::Read;
+    let stream = open_stream(repository, info, &format!("data/{number}.index.zst"))?;
+    let mut bytes = Vec::new();
+    crate::codec::FrameReader::new(stream)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::io(error, format!("read the index of bundle {number}")))?;
+    Index::decode(&bytes)
+}
+
+/// Opens the manifest; groups of other backups are found in the same repository.
+///
+/// # Errors
+/// As [`open_stream`]; `Corrupt` if it is damaged.
+pub fn open_manifest<'a>(repository: &'a Repository, info: &BackupInfo) -> Result<ManifestReader<'a>> {
+    let own = open_stream(repository, info, "manifest.zst")?;
+    let other = move |label: Label| {
+        let info = backup::read(repository, label)?;
+        let stream = open_stream(repository, &info, "manifest.zst")?;
+        Ok(Box::new(stream) as Box<dyn Source + 'a>)
+    };
+    ManifestReader::open(Box::new(own), Box::new(other))
+        .map_err(|error| error.context(format!("read the manifest of {}", info.label)))
+}

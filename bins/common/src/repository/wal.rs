@@ -1,0 +1,304 @@
+//! WAL in a repository: stored once, handed out whole, listed as ranges (FORMAT.md, section 5).
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+
+use crate::codec::{CompressedStream, Descriptor, decode_to, peek};
+use crate::error::{Context, Error, Kind, Result};
+use crate::postgres::{SegmentNumber, SegmentSize, SystemId, TimelineId, WalName};
+use crate::repository::{Nonce, Repository, events};
+use crate::storage::Key;
+use crate::time::UtcTime;
+
+/// Enough of an object's first bytes to hold an age header with many recipients, or our descriptor frame.
+const PEEK_BYTES: u64 = 16 << 10;
+
+/// What became of a file that was offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// It is stored now.
+    Stored,
+    /// The same content was there already, whole.
+    AlreadyThere,
+    /// What was there was damaged: it has been moved to this key, and the content stored.
+    Replaced(Key),
+}
+
+/// Stores one WAL file, unless the same content is there already.
+///
+/// After a crash PostgreSQL offers a file again, so an identical copy is success; a different one is never replaced
+/// (PostgreSQL documentation, "Continuous Archiving").
+///
+/// # Errors
+/// `Refused` if other content has this name; else what the store says.
+pub fn put(
+    repository: &Repository,
+    system: SystemId,
+    name: &WalName,
+    content: &CompressedStream,
+    now: UtcTime,
+    host: &str,
+) -> Result<Put> {
+    let key = repository.keys().wal(system, name, repository.suffix()?)?;
+    let place = || repository.store.describe(Some(&key));
+    match create(repository, &key, content) {
+        Ok(()) => return Ok(Put::Stored),
+        Err(error) if error.kind() == Kind::AlreadyExists => {}
+        Err(error) => return Err(error.context(format!("write {}", place()))),
+    }
+    match examine(repository, &key)? {
+        Existing::Whole(found) if same_content(&found, &content.descriptor) => Ok(Put::AlreadyThere),
+        Existing::Whole(found) => Err(Error::new(
+            Kind::Refused,
+            format!(
+                "{} holds other content: SHA-256 {} is stored, {} was offered",
+                place(),
+                found.sha256,
+                content.descriptor.sha256
+            ),
+        )
+        .hint(other_content_hint(name))),
+        Existing::Damaged(found) => {
+            let aside = repository.keys().damaged(now, Nonce::random()?, &key)?;
+            log::error!("{} is damaged ({found}); moving it to {aside} and storing the file again", place());
+            repository.store.move_aside(&key, &aside).context(|| format!("move {} aside", place()))?;
+            create(repository, &key, content).map_err(|error| error.context(format!("write {}", place())))?;
+            let what =
+                events::What::Damage { key: key.to_string(), found, moved_to: Some(aside.to_string()) };
+            events::append(repository, now, host, what)?;
+            Ok(Put::Replaced(aside))
+        }
+    }
+}
+
+/// Stores the map of a segment, before the segment itself. A map that stands already stays: maps are only hints to
+/// read less, and one that does not fit its segment is never believed.
+///
+/// # Errors
+/// What the store says.
+pub fn put_map(repository: &Repository, system: SystemId, name: &WalName, map: &CompressedStream) -> Result<()> {
+    let key = repository.keys().map(system, name, repository.suffix()?)?;
+    match create_with(repository, &repository.metadata_sealing, &key, map) {
+        Err(error) if error.kind() != Kind::AlreadyExists => {
+            Err(error.context(format!("write {}", repository.store.describe(Some(&key)))))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn create(repository: &Repository, key: &Key, content: &CompressedStream) -> Result<()> {
+    create_with(repository, &repository.sealing, key, content)
+}
+
+fn create_with(
+    repository: &Repository,
+    sealing: &crate::codec::Sealing,
+    key: &Key,
+    content: &CompressedStream,
+) -> Result<()> {
+    if !sealing.is_encrypted() {
+        repository.store.put_new(key, &content.bytes)?;
+        return Ok(());
+    }
+    let mut upload = repository.store.create(key)?;
+    content.seal(sealing, &mut upload)?;
+    upload.finish()?;
+    Ok(())
+}
+
+fn same_content(a: &Descriptor, b: &Descriptor) -> bool {
+    a.sha256 == b.sha256 && a.plain_length == b.plain_length
+}
+
+fn other_content_hint(name: &WalName) -> String {
+    match name {
+        WalName::History { .. } => {
+            "this timeline was taken by another promotion: if that server is gone, take a new timeline by promoting again \
+             after recovery with archive-get; never remove the stored history"
+                .to_owned()
+        }
+        _ => "two servers write into one repository, or a restored server kept archiving: restore with archiving off, or give \
+              the copy a cluster name of its own"
+            .to_owned(),
+    }
+}
+
+enum Existing {
+    Whole(Descriptor),
+    Damaged(String),
+}
+
+/// Finds out, without a key, what stands under `key` and whether it is whole by size.
+fn examine(repository: &Repository, key: &Key) -> Result<Existing> {
+    let store = repository.store.as_ref();
+    let Some(stat) = store.stat(key)? else {
+        return Err(Error::new(Kind::Transient, format!("{} vanished", store.describe(Some(key)))));
+    };
+    match descriptor(repository, key, stat.size) {
+        Ok(descriptor) => Ok(Existing::Whole(descriptor)),
+        Err(error) if error.kind() == Kind::Corrupt => Ok(Existing::Damaged(crate::error::chain(&error))),
+        Err(error) => Err(error),
+    }
+}
+
+/// The descriptor of the object under `key`, which has `size` bytes: no key needed.
+///
+/// # Errors
+/// `Corrupt` if it has none, or `size` is not the one the descriptor implies.
+pub fn descriptor(repository: &Repository, key: &Key, size: u64) -> Result<Descriptor> {
+    let mut first = Vec::new();
+    repository
+        .store
+        .open(key, 0, Some(PEEK_BYTES.min(size)))?
+        .read_to_end(&mut first)
+        .context(|| format!("read {}", repository.store.describe(Some(key))))?;
+    let peek = peek(&first)?;
+    if peek.stored_size != size {
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!("it has {size} bytes, and its descriptor says {}", peek.stored_size),
+        ));
+    }
+    Ok(peek.descriptor)
+}
+
+/// Writes the content of a WAL file to `out`, verified by length and SHA-256.
+///
+/// # Errors
+/// `NotFound` if the store surely has no such object, which alone proves nothing about the archive (see
+/// [`prove_repository`]); `Corrupt` if it is damaged; `Config` if there is no key that opens it.
+pub fn fetch(repository: &Repository, system: SystemId, name: &WalName, out: &mut dyn Write) -> Result<Descriptor> {
+    let suffix = repository.suffix()?;
+    let key = repository.keys().wal(system, name, suffix)?;
+    let place = || repository.store.describe(Some(&key));
+    let stream = repository.store.open(&key, 0, None).map_err(|error| error.context(format!("open {}", place())))?;
+    decode_to(stream, &repository.opening, !suffix.is_empty(), out)
+        .map_err(|error| error.context(format!("read {}", place())))
+}
+
+/// Whether the repository holds this file.
+///
+/// # Errors
+/// What the store says, except absence.
+pub fn is_there(repository: &Repository, system: SystemId, name: &WalName) -> Result<bool> {
+    let key = repository.keys().wal(system, name, repository.suffix()?)?;
+    Ok(repository.store.stat(&key)?.is_some())
+}
+
+/// Shows that an absence means something: this is the cluster's own repository, readable now, and it knows the system.
+///
+/// # Errors
+/// Whatever is in the way; nothing that may be read as "absent".
+pub fn prove_repository(repository: &Repository, system: SystemId) -> Result<()> {
+    // Read anew, not from memory: the store may have gone away since.
+    let identity = super::identity::read(repository.store.as_ref(), &repository.cluster)?;
+    if identity.uuid != repository.identity()?.uuid {
+        return Err(Error::new(Kind::Refused, format!("repository \"{}\" was exchanged meanwhile", repository.name)));
+    }
+    events::require_system(repository, system)?;
+    Ok(())
+}
+
+/// Segments that follow one another without a gap, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// Whose.
+    pub timeline: TimelineId,
+    /// The first segment.
+    pub first: SegmentNumber,
+    /// The last segment.
+    pub last: SegmentNumber,
+}
+
+/// What WAL of one system a repository holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WalList {
+    /// Unbroken ranges in order of timeline and position; what lies between two of one timeline is missing.
+    pub ranges: Vec<Range>,
+    /// Timelines whose history file is there.
+    pub histories: Vec<TimelineId>,
+    /// How many segments.
+    pub segments: u64,
+    /// Stored size of all of it, in bytes.
+    pub stored_bytes: u64,
+    /// Names below `wal/` that are none of ours.
+    pub foreign: Vec<String>,
+}
+
+impl WalList {
+    /// Whether every segment from `first` to `last` of `timeline` is there.
+    pub fn covers(&self, timeline: TimelineId, first: SegmentNumber, last: SegmentNumber) -> bool {
+        self.ranges.iter().any(|range| range.timeline == timeline && range.first <= first && last <= range.last)
+    }
+
+    /// The last segment that follows `from` without a gap on `timeline`, if `from` is there.
+    pub fn reaches(&self, timeline: TimelineId, from: SegmentNumber) -> Option<SegmentNumber> {
+        self.ranges
+            .iter()
+            .find(|range| range.timeline == timeline && range.first <= from && from <= range.last)
+            .map(|range| range.last)
+    }
+
+    fn add_segment(&mut self, timeline: TimelineId, number: SegmentNumber) {
+        self.segments += 1;
+        if let Some(last) = self.ranges.last_mut()
+            && last.timeline == timeline
+            && last.last.0.checked_add(1) == Some(number.0)
+        {
+            last.last = number;
+            return;
+        }
+        self.ranges.push(Range { timeline, first: number, last: number });
+    }
+}
+
+/// Lists the WAL of one system, in one pass and flat memory.
+///
+/// # Errors
+/// What the store says.
+pub fn list(repository: &Repository, system: SystemId, size: SegmentSize) -> Result<WalList> {
+    let folder = repository.keys().wal_of(system)?;
+    let mut found = WalList::default();
+    repository.store.list(Some(&folder), &mut |key, stat| {
+        found.stored_bytes += stat.size;
+        let text = key.to_string();
+        let name = text.rsplit('/').next().unwrap_or_default();
+        if name.ends_with(".map.zst") || name.ends_with(".map.zst.age") {
+            return Ok(());
+        }
+        match stored_name(name) {
+            Some(WalName::Segment(segment)) => match segment.number(size) {
+                Some(number) => found.add_segment(segment.timeline, number),
+                None => found.foreign.push(text),
+            },
+            Some(WalName::History { timeline }) => found.histories.push(timeline),
+            Some(_) => {}
+            None => found.foreign.push(text),
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The file that an object's last name component stands for.
+fn stored_name(name: &str) -> Option<WalName> {
+    let name = name.strip_suffix(".age").unwrap_or(name);
+    WalName::parse(name.strip_suffix(".zst")?).ok()
+}
+
+/// Reads every timeline history file of a system.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn histories(repository: &Repository, system: SystemId) -> Result<BTreeMap<TimelineId, Vec<u8>>> {
+    let folder = repository.keys().histories(system)?;
+    let mut found = BTreeMap::new();
+    for name in repository.store.children(Some(&folder))? {
+        if let Some(name @ WalName::History { timeline }) = stored_name(&name) {
+            let mut content = Vec::new();
+            fetch(repository, system, &name, &mut content)?;
+            found.insert(timeline, content);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,193 @@
+//! Writes one backup into several repositories in one pass: read once, compress once, encrypt and store for each.
+//!
+//! Promises that a repository that fails does not hold up the others, and that `backup.json` is written only where every
+//! object has been stored. What is in the objects is for the caller.
+
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::codec::{Fanout, SealedWriter};
+use crate::error::{Error, Kind, Result, chain};
+use crate::repository::backup::{BackupInfo, Intent, ObjectRecord};
+use crate::repository::{Label, Repository, backup};
+use crate::storage::Upload;
+
+/// A backup being written.
+pub struct BackupWriter<'a> {
+    label: Label,
+    targets: Vec<Target<'a>>,
+}
+
+struct Target<'a> {
+    repository: &'a Repository,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    failed: Option<Error>,
+    objects: Vec<ObjectRecord>,
+}
+
+impl Target<'_> {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers the first failure and logs it once; the repository gets nothing more of this backup.
+    fn fail(&self, error: Error) {
+        let mut state = self.state();
+        if state.failed.is_none() {
+            log::error!("repository \"{}\" leaves this backup: {}", self.repository.name, chain(&error));
+            state.failed = Some(error);
+        }
+    }
+}
+
+/// What became of the backup in one repository.
+pub struct Outcome {
+    /// The repository's name.
+    pub repository: String,
+    /// Whether the job fails with it.
+    pub required: bool,
+    /// The committed document, or why there is none.
+    pub result: Result<BackupInfo>,
+}
+
+impl<'a> BackupWriter<'a> {
+    /// Announces the backup in every repository.
+    ///
+    /// # Errors
+    /// The first failure, if no repository could be written.
+    pub fn begin(repositories: &'a [Repository], intent: &Intent) -> Result<Self> {
+        let target = |repository| Target { repository, state: Mutex::default() };
+        let writer = Self { label: intent.label, targets: repositories.iter().map(target).collect() };
+        for target in &writer.targets {
+            let begun = target.repository.identity_for_writing().and_then(|_| backup::write_intent(target.repository, intent));
+            if let Err(error) = begun {
+                target.fail(error);
+            }
+        }
+        writer.check()?;
+        Ok(writer)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.targets.iter().any(|target| target.state().failed.is_none()) {
+            return Ok(());
+        }
+        let first = self.targets.iter().find_map(|target| target.state().failed.take());
+        Err(first.unwrap_or_else(|| Error::new(Kind::Config, "no repository is configured")))
+    }
+
+    /// Begins an object, `name` without `.age`: `data/1.tar.zst`. Metadata is encrypted to `metadata_recipients` as well.
+    ///
+    /// # Errors
+    /// The first failure, if no repository is left.
+    pub fn create(&self, name: &str, metadata: bool) -> Result<Copies<'_>> {
+        let mut writers = Vec::new();
+        let mut targets = Vec::new();
+        for target in &self.targets {
+            if target.state().failed.is_some() {
+                continue;
+            }
+            match self.open(target.repository, name, metadata) {
+                Ok(writer) => {
+                    writers.push(writer);
+                    targets.push(target);
+                }
+                Err(error) => target.fail(error),
+            }
+        }
+        self.check()?;
+        Ok(Copies { name: name.to_owned(), fanout: Fanout::new(writers), targets })
+    }
+
+    fn open(&self, repository: &Repository, name: &str, metadata: bool) -> Result<SealedWriter<Box<dyn Upload>>> {
+        let key = repository.keys().of_backup(self.label, &format!("{name}{}", repository.suffix()?))?;
+        let upload = repository
+            .store
+            .create(&key)
+            .map_err(|error| error.context(format!("create {}", repository.store.describe(Some(&key)))))?;
+        let sealing = if metadata { &repository.metadata_sealing } else { &repository.sealing };
+        sealing.wrap(upload, None)
+    }
+
+    /// The repositories that still take part.
+    pub fn alive(&self) -> Vec<&'a Repository> {
+        self.targets.iter().filter(|target| target.state().failed.is_none()).map(|target| target.repository).collect()
+    }
+
+    /// Takes a repository out: something this backup needs is missing there.
+    pub fn give_up(&self, repository: &str, error: Error) {
+        if let Some(target) = self.targets.iter().find(|target| target.repository.name == repository) {
+            target.fail(error);
+        }
+    }
+
+    /// Writes `backup.json` wherever everything has been stored. `info` is complete but for `objects` and `stored`.
+    pub fn commit(self, info: &BackupInfo) -> Vec<Outcome> {
+        let commit_one = |target: Target<'_>| {
+            let state = target.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let result = match state.failed {
+                Some(error) => Err(error),
+                None => {
+                    let mut objects = state.objects;
+                    objects.sort_by(|a, b| a.key.cmp(&b.key));
+                    let stored = objects.iter().map(|object| object.size).sum();
+                    let info = BackupInfo { objects, stored, ..info.clone() };
+                    backup::commit(target.repository, &info).map(|()| info)
+                }
+            };
+            Outcome { repository: target.repository.name.clone(), required: target.repository.required, result }
+        };
+        self.targets.into_iter().map(commit_one).collect()
+    }
+}
+
+/// One object on its way into every repository that still takes part.
+pub struct Copies<'a> {
+    name: String,
+    fanout: Fanout<SealedWriter<Box<dyn Upload>>>,
+    targets: Vec<&'a Target<'a>>,
+}
+
+impl Write for Copies<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.fanout.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.fanout.flush()
+    }
+}
+
+impl Copies<'_> {
+    /// Makes the object durable in each repository and notes it; `plain` is the length of its content in bytes.
+    ///
+    /// # Errors
+    /// `Failed` if no repository has it.
+    pub fn finish(self, plain: u64) -> Result<()> {
+        let mut stored = 0usize;
+        for (target, writer) in self.targets.iter().zip(self.fanout.into_results()) {
+            let finished = writer.and_then(SealedWriter::finish).and_then(|upload| upload.finish());
+            match (finished, target.repository.suffix()) {
+                (Ok(object), Ok(suffix)) => {
+                    stored += 1;
+                    target.state().objects.push(ObjectRecord {
+                        key: format!("{}{suffix}", self.name),
+                        size: object.size,
+                        sha256: object.sha256,
+                        plain,
+                    });
+                }
+                (Err(error), _) | (_, Err(error)) => target.fail(error.context(format!("store {}", self.name))),
+            }
+        }
+        if stored > 0 {
+            Ok(())
+        } else {
+            Err(Error::new(Kind::Failed, format!("store {}: no repository took it", self.name)))
+        }
+    }
+}
