@@ -73,6 +73,24 @@ impl Cluster {
         })
     }
 
+    /// How to reach the server; libpq's environment fills what is not configured.
+    ///
+    /// # Errors
+    /// `Config` for a value that is impossible.
+    pub fn connection(&self, environment: Environment<'_>) -> Result<ConnectionSettings> {
+        let settings = ConnectionSettings {
+            host: self.host.clone(),
+            port: self.port,
+            user: self.user.clone(),
+            dbname: self.dbname.clone(),
+            passfile: self.passfile.clone(),
+            sslmode: self.sslmode.as_deref().map(str::parse).transpose()?,
+            sslrootcert: self.sslrootcert.clone(),
+            ..ConnectionSettings::default()
+        };
+        settings.with_environment(environment)
+    }
+
     pub(super) fn read(name: String, mut table: Table<'_>) -> Result<Self> {
         let (extra_paths, extra_excludes) = extra(&mut table)?;
         let cluster = Self {
