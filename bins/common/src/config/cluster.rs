@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::TOP_KEYS;
-use super::reader::{Table, absolute};
+use super::reader::{Environment, Table, absolute};
 use crate::error::{Error, Kind, Result};
+use crate::postgres::ConnectionSettings;
 use crate::units::{ByteSize, parse_duration};
 
 /// Values of libpq's `sslmode`.

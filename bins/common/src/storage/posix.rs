@@ -337,6 +337,10 @@ impl Store for PosixStore {
         self.path(key).display().to_string()
     }
 
+    fn prepare(&self) -> Result<()> {
+        self.create_root()
+    }
+
     fn create(&self, key: &Key) -> Result<Box<dyn Upload>> {
         let out = BufWriter::with_capacity(BUFFER_BYTES, HashingWriter::new(self.stage(key)?));
         Ok(Box::new(PosixUpload {
