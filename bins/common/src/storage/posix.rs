@@ -144,15 +144,14 @@ impl PosixStore {
 
     fn sync_directory(&self, key: &Key) -> Result<()> {
         let directory = self.path(key.parent().as_ref());
-        let sync = File::open(&directory).and_then(|directory| directory.sync_all());
-        sync.map_err(|error| self.failed(error, "sync the directory of", Some(key)))
+        durable::sync_names(&directory).map_err(|error| self.failed(error, "sync the directory of", Some(key)))
     }
 
     /// Makes it durable that `key` is gone, and removes directories that have become empty.
     fn settle_removal(&self, key: &Key) -> Result<()> {
         let mut directory = key.parent();
         loop {
-            match File::open(self.path(directory.as_ref())).and_then(|directory| directory.sync_all()) {
+            match durable::sync_names(&self.path(directory.as_ref())) {
                 // Whoever deleted the last object beside ours has removed the directory already.
                 Err(error) if error.kind() == ErrorKind::NotFound && directory.is_some() => {
                     directory = directory.and_then(|gone| gone.parent());
