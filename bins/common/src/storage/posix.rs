@@ -136,10 +136,9 @@ impl PosixStore {
             }
             Err(error) => return Err(self.failed(error, "create", Some(key))),
         }
-        self.sync_directory(key).inspect_err(|_| {
-            // A name that may not outlast a crash must not be found by the next attempt.
-            let _ = fs::remove_file(&target);
-        })
+        // If this fails the object stays: another writer may have found it, synced it and relied on it by now.
+        // Whoever finds it later syncs it as above before calling it there.
+        self.sync_directory(key)
     }
 
     fn sync_directory(&self, key: &Key) -> Result<()> {
