@@ -184,7 +184,8 @@ impl FromStr for UtcTime {
 }
 
 /// Reads a moment as an operator gives it: RFC 3339 with a zone (`2026-11-20T03:00:00+01:00`, `...Z`,
-/// `...[Europe/Rome]`, also with a space for the `T`), `now`, or `now-1h`.
+/// also with a space for the `T`), `now`, or `now-1h`. A zone may be added by name (`...[Europe/Rome]`) where jiff
+/// finds a time zone database.
 ///
 /// # Errors
 /// `Config`; where only the zone is missing, the hint says how to add it.
