@@ -81,6 +81,12 @@ impl HasCommon for Args {
 
 const EXAMPLES: [(&str, &str); 3] = [
     ("Every night, full once a week", "pgkeep-base-backup"),
-    ("On every member of a Patroni cluster, where only the primary works", "pgkeep-base-backup --only-on primary"),
-    ("Before an upgrade", "pgkeep-base-backup --type full --note 'before 15.20'"),
+    (
+        "On every member of a Patroni cluster, where only the primary works",
+        "pgkeep-base-backup --only-on primary",
+    ),
+    (
+        "Before an upgrade",
+        "pgkeep-base-backup --type full --note 'before 15.20'",
+    ),
 ];

@@ -224,7 +224,7 @@ fn judge_imports(below: &Path, text: &str) -> Vec<Breach> {
         (!fine).then_some(Breach { line, why })
     };
     let code = without_comments(text);
-    let top = format!("{}", "super::".repeat(parts.len()));
+    let top = "super::".repeat(parts.len());
     let mut used = names_after(&code, "crate::");
     // Further in, `super` is a sibling; in an inline module of tests it is the file itself, with names of its own.
     used.extend(names_after(&code, &top).into_iter().filter(|(_, name)| *name != module));

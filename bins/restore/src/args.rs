@@ -58,7 +58,13 @@ pub struct Args {
     pub target_exclusive: bool,
 
     /// What the server does at the target [default: pause]
-    #[arg(long, value_name = "ACTION", value_enum, requires = "target", help_heading = "Recovery target")]
+    #[arg(
+        long,
+        value_name = "ACTION",
+        value_enum,
+        requires = "target",
+        help_heading = "Recovery target"
+    )]
     pub target_action: Option<TargetAction>,
 
     /// Make a standby: the server goes on with WAL from the archive, and from the primary if it is given
@@ -104,7 +110,12 @@ pub struct Args {
     pub jobs: Option<usize>,
 
     /// Patroni's name for --to
-    #[arg(long, value_name = "DIR", conflicts_with = "to", help_heading = "Appended by Patroni")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with = "to",
+        help_heading = "Appended by Patroni"
+    )]
     pub datadir: Option<PathBuf>,
 
     /// Patroni's name of the cluster; accepted and not used
@@ -176,12 +187,18 @@ fn parse_mapping(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 const EXAMPLES: [(&str, &str); 4] = [
-    ("Everything, up to the last WAL", "pgkeep-restore --to /var/lib/postgresql/15/main"),
+    (
+        "Everything, up to the last WAL",
+        "pgkeep-restore --to /var/lib/postgresql/15/main",
+    ),
     (
         "Just before an accident, beside the running server",
         "pgkeep-restore --to /srv/rescue --target-time 2026-11-20T13:59:00+01:00",
     ),
-    ("See the plan", "pgkeep-restore --to /srv/rescue --target-time now-1h --dry-run"),
+    (
+        "See the plan",
+        "pgkeep-restore --to /srv/rescue --target-time now-1h --dry-run",
+    ),
     (
         "Rebuild a standby from what is left of it",
         "pgkeep-restore --to /var/lib/postgresql/15/main --delta --standby --primary-conninfo 'host=10.0.0.1 user=replicator'",

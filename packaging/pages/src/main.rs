@@ -41,7 +41,11 @@ fn main() -> ExitCode {
     match write_all(&directory) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "pages: cannot write into {}: {error}", directory.display());
+            let _ = writeln!(
+                io::stderr(),
+                "pages: cannot write into {}: {error}",
+                directory.display()
+            );
             ExitCode::FAILURE
         }
     }
@@ -65,7 +69,10 @@ fn write_all(directory: &Path) -> io::Result<()> {
     fs::create_dir_all(&pages)?;
     let all = commands();
     for command in &all {
-        fs::write(pages.join(format!("{}.1", command.get_name())), man_page(command, &all)?)?;
+        fs::write(
+            pages.join(format!("{}.1", command.get_name())),
+            man_page(command, &all)?,
+        )?;
     }
     for (name, shell) in [("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)] {
         let place = directory.join(name);
@@ -125,11 +132,16 @@ fn sections(text: &str) -> Roff {
 }
 
 fn see_also(command: &Command, all: &[Command]) -> Roff {
-    let others = all.iter().map(Command::get_name).filter(|name| *name != command.get_name());
+    let others = all
+        .iter()
+        .map(Command::get_name)
+        .filter(|name| *name != command.get_name());
     let list: Vec<String> = others.map(|name| format!("{name}(1)")).collect();
     let mut roff = Roff::default();
     roff.control("SH", ["FILES"]);
-    roff.text([roman("/etc/pgkeep/pgkeep.toml: the configuration, with every option explained in it")]);
+    roff.text([roman(
+        "/etc/pgkeep/pgkeep.toml: the configuration, with every option explained in it",
+    )]);
     roff.control("SH", ["SEE ALSO"]);
     roff.text([roman(list.join(", "))]);
     roff
@@ -153,11 +165,18 @@ mod tests {
         for command in commands() {
             let name = command.get_name();
             for argument in command.get_arguments() {
-                assert!(argument.get_help().is_some(), "{name}: {} has no help", argument.get_id());
+                assert!(
+                    argument.get_help().is_some(),
+                    "{name}: {} has no help",
+                    argument.get_id()
+                );
             }
             assert!(command.get_long_about().is_some(), "{name} has no long description");
             let end = command.get_after_help().unwrap().to_string();
-            assert!(end.contains("Examples:\n") && end.contains("Exit codes:\n"), "{name}: {end}");
+            assert!(
+                end.contains("Examples:\n") && end.contains("Exit codes:\n"),
+                "{name}: {end}"
+            );
             assert!(end.contains(name), "{name}: {end}");
         }
     }
@@ -169,12 +188,30 @@ mod tests {
         for command in commands() {
             let name = command.get_name();
             let page = fs::read_to_string(directory.join(format!("man1/{name}.1"))).unwrap();
-            for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXAMPLES", "\"EXIT STATUS\"", "\"SEE ALSO\""] {
-                assert!(page.contains(&format!("\n.SH {section}\n")), "{name} has no {section}\n{page}");
+            for section in [
+                "NAME",
+                "SYNOPSIS",
+                "DESCRIPTION",
+                "OPTIONS",
+                "EXAMPLES",
+                "\"EXIT STATUS\"",
+                "\"SEE ALSO\"",
+            ] {
+                assert!(
+                    page.contains(&format!("\n.SH {section}\n")),
+                    "{name} has no {section}\n{page}"
+                );
             }
             assert!(!page.contains("prefetch"), "hidden flags stay hidden");
-            for file in [format!("bash/{name}"), format!("zsh/_{name}"), format!("fish/{name}.fish")] {
-                assert!(fs::read_to_string(directory.join(&file)).unwrap().contains(name), "{file}");
+            for file in [
+                format!("bash/{name}"),
+                format!("zsh/_{name}"),
+                format!("fish/{name}.fish"),
+            ] {
+                assert!(
+                    fs::read_to_string(directory.join(&file)).unwrap().contains(name),
+                    "{file}"
+                );
             }
         }
         fs::remove_dir_all(directory).unwrap();
@@ -185,7 +222,18 @@ mod tests {
         let get = archive_get::Args::try_parse_from(["x", "000000010000000000000001", "pg_wal/RECOVERYXLOG"]).unwrap();
         assert!(!get.prefetch_child);
         archive_push::Args::try_parse_from(["x", "pg_wal/000000010000000000000001"]).unwrap();
-        let backup = ["x", "--type", "incr", "--only-on", "prefer-standby", "--if-older-than", "20h", "--jobs", "4", "--audit"];
+        let backup = [
+            "x",
+            "--type",
+            "incr",
+            "--only-on",
+            "prefer-standby",
+            "--if-older-than",
+            "20h",
+            "--jobs",
+            "4",
+            "--audit",
+        ];
         let backup = base_backup::Args::try_parse_from(backup).unwrap();
         assert_eq!(backup.kind, base_backup::BackupType::Incr);
         assert_eq!(backup.only_on, base_backup::Role::PreferStandby);
@@ -198,8 +246,22 @@ mod tests {
     fn a_restore_takes_one_target_and_what_patroni_appends() {
         let parse = |arguments: &[&str]| restore::Args::try_parse_from([&["x"], arguments].concat());
         let full = parse(&[
-            "--to", "/a", "--target-time", "now-1h", "--target-exclusive", "--target-action", "promote", "--tablespace",
-            "16400=/t", "--tablespace", "/old=/new", "--archive-mode", "off", "--only-database", "a", "--delta",
+            "--to",
+            "/a",
+            "--target-time",
+            "now-1h",
+            "--target-exclusive",
+            "--target-action",
+            "promote",
+            "--tablespace",
+            "16400=/t",
+            "--tablespace",
+            "/old=/new",
+            "--archive-mode",
+            "off",
+            "--only-database",
+            "a",
+            "--delta",
         ])
         .unwrap();
         assert_eq!(full.tablespaces.len(), 2);
