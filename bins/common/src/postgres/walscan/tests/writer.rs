@@ -127,16 +127,14 @@ impl Writer {
 
     /// Fills the rest of the segment except `room` bytes with records that change nothing.
     pub(super) fn fill_segment_but(&mut self, room: usize) {
-        loop {
+        let target = (self.bytes.len() / SEGMENT + 1) * SEGMENT - room;
+        while self.bytes.len() < target {
             self.page(0, 0);
-            let left = SEGMENT - self.bytes.len() % SEGMENT;
-            if left <= room {
-                return;
-            }
-            let in_page = PAGE - self.bytes.len() % PAGE;
-            let length = in_page.min(left - room) - 29;
+            let room_in_page = PAGE - self.bytes.len() % PAGE;
+            let length = room_in_page.min(target - self.bytes.len()) - 29;
             self.put(&Record::new(0, 0x20, &vec![1; length]));
         }
+        assert_eq!(self.bytes.len(), target);
     }
 
     /// The segments, the last one filled with zeros.
