@@ -54,10 +54,10 @@ impl Writer {
 
     /// Starts a page if one is due; `flags` and `remaining` go into its header.
     fn page(&mut self, flags: u16, remaining: u32) {
-        if self.bytes.len() % PAGE != 0 {
+        if !self.bytes.len().is_multiple_of(PAGE) {
             return;
         }
-        let first = self.bytes.len() % SEGMENT == 0;
+        let first = self.bytes.len().is_multiple_of(SEGMENT);
         let address = self.lsn();
         self.bytes.extend_from_slice(&0xd110u16.to_le_bytes());
         self.bytes
@@ -80,7 +80,7 @@ impl Writer {
         let body = self.assemble(record);
         self.copy(&body);
         self.previous = start;
-        while self.bytes.len() % 8 != 0 {
+        while !self.bytes.len().is_multiple_of(8) {
             self.bytes.push(0);
         }
         start
