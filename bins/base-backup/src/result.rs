@@ -1,15 +1,13 @@
-//! What a run came to, for people, programs, and the traces it leaves.
+//! What a run came to, for people and for the traces it leaves.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::error::chain;
 use common::exit::Verdict;
 use common::job::Report;
 use common::repository::backup::BackupInfo;
 use common::repository::writer::Outcome;
 use common::units::{ByteSize, display_duration};
-use serde::Serialize;
 
 /// How a run ended, if not by an error.
 pub enum Ended {
@@ -20,31 +18,25 @@ pub enum Ended {
 }
 
 /// A backup that at least one repository has.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Made {
     label: String,
-    #[serde(rename = "type")]
     kind: String,
-    good: bool,
     damaged_pages: u64,
     files: u64,
     size: u64,
     stored: u64,
-    start_lsn: String,
-    stop_lsn: String,
     seconds: f64,
     durations: BTreeMap<String, f64>,
     repositories: Vec<InRepository>,
 }
 
 /// What became of it in one repository.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct InRepository {
     name: String,
     required: bool,
     stored: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
 }
 
 impl Made {
@@ -54,18 +46,14 @@ impl Made {
             name: outcome.repository.clone(),
             required: outcome.required,
             stored: outcome.result.is_ok(),
-            error: outcome.result.as_ref().err().map(|error| chain(error)),
         };
         Self {
             label: info.label.to_string(),
             kind: info.kind.to_string(),
-            good: info.good,
             damaged_pages: info.damaged_pages,
             files: info.files,
             size: info.size,
             stored: info.stored,
-            start_lsn: info.start_lsn.to_string(),
-            stop_lsn: info.stop_lsn.to_string(),
             seconds: info.finished.since(info.started).as_secs_f64(),
             durations: info.durations.clone(),
             repositories: outcomes.iter().map(one).collect(),
@@ -119,15 +107,6 @@ impl Ended {
         }
     }
 
-    /// One JSON object for programs.
-    pub fn json(&self) -> String {
-        let value = match self {
-            Self::Skipped(why) => serde_json::json!({"skipped": why}),
-            Self::Made(made) => serde_json::json!(made),
-        };
-        format!("{value}\n")
-    }
-
     /// The traces it leaves.
     pub fn report(&self) -> Report {
         let made = match self {
@@ -167,17 +146,14 @@ mod tests {
     use super::*;
 
     fn made(damaged_pages: u64, required_stored: bool) -> Made {
-        let one = |name: &str, required, stored| InRepository { name: name.to_owned(), required, stored, error: None };
+        let one = |name: &str, required, stored| InRepository { name: name.to_owned(), required, stored };
         Made {
             label: "20261120T020000Z-full-3f9a1c".to_owned(),
             kind: "full".to_owned(),
-            good: damaged_pages == 0,
             damaged_pages,
             files: 970,
             size: 22 << 20,
             stored: 3 << 20,
-            start_lsn: "0/2000028".to_owned(),
-            stop_lsn: "0/2000138".to_owned(),
             seconds: 2.5,
             durations: BTreeMap::from([("copy".to_owned(), 1.5)]),
             repositories: vec![one("local", true, true), one("offsite", true, required_stored), one("nas", false, false)],
@@ -205,12 +181,5 @@ mod tests {
     fn nothing_to_do_is_0_and_says_why() {
         let ended = Ended::Skipped("this server is a standby".to_owned());
         assert_eq!((ended.code(), ended.text().as_str()), (0, "no backup: this server is a standby\n"));
-    }
-
-    #[test]
-    fn json_has_what_programs_ask_for() {
-        let value: serde_json::Value = serde_json::from_str(&Ended::Made(made(0, true)).json()).unwrap();
-        assert_eq!(value["label"], "20261120T020000Z-full-3f9a1c");
-        assert_eq!(value["repositories"][2]["stored"], false);
     }
 }

@@ -34,6 +34,8 @@ impl Role {
 /// # Errors
 /// `Transient` if it cannot be reached or says neither; `Config` if the URL is none.
 pub fn ask_patroni(url: &str) -> Result<Role> {
+    // An error says that it has been installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::builder().timeout(PATIENCE).build().map_err(|error| {
         Error::new(Kind::Failed, "prepare to ask Patroni").because(error)
     })?;
