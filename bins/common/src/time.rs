@@ -122,6 +122,12 @@ impl UtcTime {
         self.0.duration_since(other.0).unsigned_abs()
     }
 
+    /// The moment without its fraction of a second.
+    #[must_use]
+    pub fn whole_seconds(self) -> Self {
+        Self(Timestamp::from_second(self.0.as_second()).unwrap_or(self.0))
+    }
+
     /// The moment so much later; the end of time where there is none.
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {

@@ -7,6 +7,8 @@
 pub(super) mod header;
 mod opening;
 mod seekable;
+#[cfg(test)]
+pub(super) mod tests;
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
@@ -108,6 +110,19 @@ impl Sealing {
         match self {
             Self::Clear => "",
             Self::Age(_) => ".age",
+        }
+    }
+
+    /// Whether such objects are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Age(_))
+    }
+
+    /// The recipients as text; none if it is not encrypted.
+    pub fn recipients(&self) -> Vec<String> {
+        match self {
+            Self::Clear => Vec::new(),
+            Self::Age(recipients) => recipients.texts().map(str::to_owned).collect(),
         }
     }
 
