@@ -150,7 +150,7 @@ impl<'a> Copying<'a> {
             relation.map(|relation| FileCheck::new(&self.judge, relation.first_block(self.blocks_per_file)));
         // Grown and shrunk files are mended by replay, which knows every change since the start.
         let size = metadata.len();
-        let mut bundle = bundles.for_member(size)?;
+        let bundle = bundles.for_member(size)?;
         bundle.writer.begin_file(&item.path, size, &attributes)?;
         let mut offset = 0u64;
         while offset < size {

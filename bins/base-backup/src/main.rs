@@ -95,7 +95,7 @@ fn work(args: &Args, config: &Config, cluster: &Cluster, host: String) -> Result
     let around = Surroundings {
         cluster,
         repositories: &repositories,
-        connection: server::connection(cluster, &exit::environment)?,
+        connection: cluster.connection(&exit::environment)?,
         state_directory: &config.state_directory,
         temporary_directory: std::env::temp_dir(),
         host,

@@ -5,7 +5,7 @@ use std::path::Path;
 use common::config::Cluster;
 use common::error::{Context, Error, Kind, Result, chain};
 use common::job::{Outcome, Status};
-use common::postgres::{ConnectionSettings, ControlFile, Lsn, Session, TimelineId, WalName};
+use common::postgres::{ControlFile, Lsn, Session, TimelineId, WalName};
 
 use crate::wait::Archiving;
 
@@ -108,22 +108,4 @@ pub fn current_timeline(session: &mut Session) -> Result<TimelineId> {
 fn one(session: &mut Session, sql: &str) -> Result<String> {
     let value = session.query(sql)?.into_iter().flatten().next().flatten();
     value.ok_or_else(|| Error::new(Kind::Failed, format!("the server answers nothing to \"{sql}\"")))
-}
-
-/// How to reach the configured server; libpq's environment fills what is not configured.
-///
-/// # Errors
-/// `Config` for a value that is impossible.
-pub fn connection(cluster: &Cluster, environment: &dyn Fn(&str) -> Option<String>) -> Result<ConnectionSettings> {
-    let settings = ConnectionSettings {
-        host: cluster.host.clone(),
-        port: cluster.port,
-        user: cluster.user.clone(),
-        dbname: cluster.dbname.clone(),
-        passfile: cluster.passfile.clone(),
-        sslmode: cluster.sslmode.as_deref().map(str::parse).transpose()?,
-        sslrootcert: cluster.sslrootcert.clone(),
-        ..ConnectionSettings::default()
-    };
-    settings.with_environment(environment)
 }
