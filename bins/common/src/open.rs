@@ -1,1 +1,73 @@
-//! .
+//! The only place that picks a store and a codec: configuration in, repositories out.
+
+use std::sync::Arc;
+
+use crate::codec::{Opening, Recipients, Sealing};
+use crate::config::{Cluster, Config, RepositoryConfig, Url};
+use crate::error::{Error, Kind, Result};
+use crate::repository::{ClusterName, Repository};
+use crate::storage::Store;
+use crate::storage::posix::PosixStore;
+
+/// Opens the repositories of `cluster`: all, or those named in `only`. Nothing is read from them yet.
+///
+/// # Errors
+/// `Config` if a name is unknown, a key cannot be used, or a URL needs a store that this version lacks.
+pub fn repositories(config: &Config, cluster: &Cluster, only: &[String]) -> Result<Vec<Repository>> {
+    for name in only {
+        if !config.repositories.iter().any(|repository| repository.name == *name) {
+            let known: Vec<&str> = config.repositories.iter().map(|repository| repository.name.as_str()).collect();
+            return Err(Error::new(Kind::Config, format!("no repository \"{name}\" is configured"))
+                .hint(format!("configured are: {}", known.join(", "))));
+        }
+    }
+    config
+        .repositories
+        .iter()
+        .filter(|repository| only.is_empty() || only.contains(&repository.name))
+        .map(|repository| open(repository, cluster))
+        .collect()
+}
+
+fn open(repository: &RepositoryConfig, cluster: &Cluster) -> Result<Repository> {
+    let in_table = |error: Error| error.context(format!("use [repository.{}]", repository.name));
+    let store: Arc<dyn Store> = match &repository.url {
+        Url::File(path) => Arc::new(PosixStore::new(path.clone())),
+        other => {
+            return Err(in_table(
+                Error::new(Kind::Config, format!("this version has no store for {other}"))
+                    .hint("use a url that begins with file:///"),
+            ));
+        }
+    };
+    let encryption = &repository.encryption;
+    let sealing = sealing(&encryption.recipients).map_err(in_table)?;
+    // Metadata is readable by everybody who reads data, and by the metadata recipients besides.
+    let mut metadata = encryption.recipients.clone();
+    if !metadata.is_empty() {
+        metadata.extend(encryption.metadata_recipients.iter().cloned());
+    }
+    let opening = match &encryption.identity_file {
+        Some(path) => Opening::from_identity_file(path).map_err(in_table)?,
+        None => Opening::none(),
+    };
+    Ok(Repository::new(
+        repository.name.clone(),
+        repository.url.to_string(),
+        repository.required,
+        store,
+        sealing,
+        self::sealing(&metadata).map_err(in_table)?,
+        opening,
+        ClusterName::parse(&cluster.name)?,
+    ))
+}
+
+fn sealing(recipients: &[String]) -> Result<Sealing> {
+    if recipients.is_empty() { Ok(Sealing::Clear) } else { Ok(Sealing::Age(Recipients::parse(recipients)?)) }
+}
+
+/// This host's name, for documents and messages.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,3 +1,43 @@
-//! .
+//! `pgkeep-info`: what is stored, and which moments can be recovered.
 
-fn main() {}
+mod args;
+mod gather;
+mod report;
+mod show;
+
+use std::process::ExitCode;
+
+use common::config::Config;
+use common::config::cli::FormatName;
+use common::error::{Error, Kind, Result};
+use common::exit;
+use common::open;
+
+fn main() -> ExitCode {
+    exit::main(exit::WORK, run)
+}
+
+fn run(args: args::Args) -> Result<()> {
+    let environment = exit::environment;
+    let config = Config::load(&args.common.config, &environment)?;
+    let cluster = config.cluster(args.common.cluster.as_deref())?;
+    if let Some(note) = cluster.data_directory.as_deref().map(common::process::become_owner_of).transpose()?.flatten() {
+        log::info!("{note}");
+    }
+    let cache = config.state_directory.join(&cluster.name).join("catalog");
+    let repositories = open::repositories(&config, cluster, &args.repositories.names)?;
+    let report = gather::report(&cluster.name, &repositories, &cache);
+    match args.format.format {
+        FormatName::Text => exit::print(&show::text(&report))?,
+        FormatName::Json => {
+            let json = serde_json::to_string_pretty(&report)
+                .map_err(|error| Error::new(Kind::Failed, "encode the report").because(error))?;
+            exit::print(&format!("{json}\n"))?;
+        }
+    }
+    let unread: Vec<&str> = report.unread().collect();
+    if unread.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Failed, format!("cannot read all of repository {}", unread.join(", "))))
+}

@@ -205,6 +205,14 @@ impl Keys<'_> {
         self.key(&format!("events/{}-{nonce}-{kind}.json", time.compact()))
     }
 
+    /// An object that is written to try a repository out, and deleted: a lease of a job that does not exist.
+    ///
+    /// # Errors
+    /// As [`Keys::identity`].
+    pub fn probe(&self, nonce: Nonce) -> Result<Key> {
+        self.key(&format!("lease/probe/{nonce}.json"))
+    }
+
     /// The folder of all WAL.
     ///
     /// # Errors

@@ -13,8 +13,10 @@ pub mod identity;
 pub mod index;
 pub mod keys;
 pub mod manifest;
+pub mod pins;
 pub mod reader;
 pub mod wal;
+pub mod windows;
 pub mod writer;
 
 use std::sync::{Arc, OnceLock};

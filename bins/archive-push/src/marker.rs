@@ -1,0 +1,130 @@
+//! Remembers what a run stored beyond what it was asked for, so that the call for it returns at once.
+//!
+//! A marker is believed only for the same required repositories, the same cluster, and content with the same digests:
+//! recycled names, a restored cluster at the same path and a repository made anew never count as stored. Markers are not
+//! synced: one that is lost costs a second push, which finds the file stored.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use common::digest::{Sha256Digest, xxh3_128};
+use common::durable;
+use common::error::{Error, Kind, Result};
+use common::postgres::{SystemId, WalName};
+use common::repository::pins::Pin;
+
+use crate::content::Digests;
+
+/// What a marker says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Marker {
+    /// Every required repository, sorted by name.
+    repositories: Vec<Pin>,
+    system_identifier: String,
+    name: String,
+    size: u64,
+    sha256: Sha256Digest,
+    xxh3: String,
+}
+
+/// The markers of one data directory.
+pub struct Markers {
+    directory: PathBuf,
+}
+
+impl Markers {
+    /// The markers for the data directory at `data_directory`, an absolute path.
+    pub fn new(spool: &Path, cluster: &str, data_directory: &Path) -> Self {
+        let place = format!("{}", xxh3_128(data_directory.as_os_str().as_encoded_bytes()));
+        Self { directory: spool.join(cluster).join("push").join(place) }
+    }
+
+    fn file(&self, name: &WalName) -> PathBuf {
+        self.directory.join(name.to_string())
+    }
+
+    /// Whether a marker stands for this name, whatever it says: only then is the file worth reading for it.
+    pub fn stands(&self, name: &WalName) -> bool {
+        self.file(name).exists()
+    }
+
+    /// Whether an earlier run stored exactly this content in exactly these repositories.
+    pub fn says_stored(&self, name: &WalName, system: SystemId, required: &[Pin], content: (u64, String)) -> bool {
+        let Ok(bytes) = std::fs::read(self.file(name)) else { return false };
+        let Ok(marker) = serde_json::from_slice::<Marker>(&bytes) else { return false };
+        marker.repositories == sorted(required)
+            && marker.system_identifier == system.to_string()
+            && marker.name == name.to_string()
+            && (marker.size, marker.xxh3) == content
+    }
+
+    /// Notes that `name` is stored in every repository of `required`.
+    ///
+    /// # Errors
+    /// What the spool directory says; the file is stored all the same.
+    pub fn set(&self, name: &WalName, system: SystemId, required: &[Pin], digests: &Digests) -> Result<()> {
+        let marker = Marker {
+            repositories: sorted(required),
+            system_identifier: system.to_string(),
+            name: name.to_string(),
+            size: digests.size,
+            sha256: digests.sha256,
+            xxh3: digests.xxh3.to_string(),
+        };
+        let bytes = serde_json::to_vec(&marker)
+            .map_err(|error| Error::new(Kind::Failed, "encode a marker").because(error))?;
+        durable::create_dir_all(&self.directory, 0o700)?;
+        durable::replace_unsynced(&self.file(name), &bytes, 0o600)
+    }
+
+    /// Forgets `name`, after it has been used or found wrong.
+    pub fn forget(&self, name: &WalName) {
+        let _ = std::fs::remove_file(self.file(name));
+    }
+}
+
+fn sorted(pins: &[Pin]) -> Vec<Pin> {
+    let mut pins = pins.to_vec();
+    pins.sort();
+    pins
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use common::digest::{Xxh3_128, hex};
+
+    fn pin(name: &str, uuid: u8) -> Pin {
+        let hex = hex(&[uuid; 16]);
+        let uuid = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-");
+        Pin { name: name.into(), url: format!("file:///{name}"), uuid }
+    }
+
+    #[test]
+    fn a_marker_is_believed_only_if_everything_is_the_same() {
+        let spool = tempfile::tempdir().unwrap();
+        let markers = Markers::new(spool.path(), "main", Path::new("/srv/data"));
+        let name = WalName::parse("000000010000000000000004").unwrap();
+        let digests = Digests { size: 16, sha256: Sha256Digest([1; 32]), xxh3: Xxh3_128(5) };
+        let content = (16, digests.xxh3.to_string());
+        let required = [pin("b", 2), pin("a", 1)];
+        assert!(!markers.says_stored(&name, SystemId(7), &required, content.clone()));
+        markers.set(&name, SystemId(7), &required, &digests).unwrap();
+        assert!(markers.stands(&name));
+
+        let same = [pin("a", 1), pin("b", 2)];
+        assert!(markers.says_stored(&name, SystemId(7), &same, content.clone()));
+        assert!(!markers.says_stored(&name, SystemId(8), &same, content.clone()), "another cluster");
+        assert!(!markers.says_stored(&name, SystemId(7), &same[..1], content.clone()), "fewer repositories");
+        assert!(!markers.says_stored(&name, SystemId(7), &[pin("a", 1), pin("b", 3)], content.clone()), "made anew");
+        assert!(!markers.says_stored(&name, SystemId(7), &same, (17, content.1.clone())), "another size");
+        let other = Xxh3_128(6).to_string();
+        assert!(!markers.says_stored(&name, SystemId(7), &same, (16, other)), "other content");
+        let elsewhere = Markers::new(spool.path(), "main", Path::new("/srv/other"));
+        assert!(!elsewhere.stands(&name), "another data directory");
+        markers.forget(&name);
+        assert!(!markers.stands(&name));
+    }
+}

@@ -1,0 +1,162 @@
+//! What `pgkeep-info` says, as values. The JSON form is an interface: `docs/info.schema.json` describes it.
+
+use serde::Serialize;
+
+use common::time::UtcTime;
+
+/// Everything about one cluster.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Grows when a field changes its meaning.
+    pub schema: u32,
+    /// The cluster.
+    pub cluster: String,
+    /// Each configured repository.
+    pub repositories: Vec<RepositoryReport>,
+}
+
+impl Report {
+    /// The repositories that could not be read, or not all of them.
+    pub fn unread(&self) -> impl Iterator<Item = &str> {
+        self.repositories
+            .iter()
+            .filter(|repository| repository.error.is_some() || !repository.unreadable.is_empty())
+            .map(|repository| repository.name.as_str())
+    }
+}
+
+/// One repository.
+#[derive(Debug, Default, Serialize)]
+pub struct RepositoryReport {
+    /// The name in the configuration.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+    /// Why it could not be read; nothing else is known then.
+    pub error: Option<String>,
+    /// Its UUID.
+    pub uuid: Option<String>,
+    /// Whether its streams are encrypted.
+    pub encrypted: Option<bool>,
+    /// Committed backups, oldest first.
+    pub backups: Vec<BackupReport>,
+    /// Labels without `backup.json`: running, or left behind.
+    pub unfinished: Vec<String>,
+    /// Backups whose `backup.json` cannot be used.
+    pub unreadable: Vec<Unreadable>,
+    /// WAL and what it makes recoverable, for each system identifier.
+    pub systems: Vec<SystemReport>,
+}
+
+/// A backup that cannot be used.
+#[derive(Debug, Serialize)]
+pub struct Unreadable {
+    /// Which.
+    pub label: String,
+    /// Why.
+    pub why: String,
+}
+
+/// One backup.
+#[derive(Debug, Serialize)]
+pub struct BackupReport {
+    /// Its name.
+    pub label: String,
+    /// `full`, `diff` or `incr`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whose.
+    pub system_identifier: String,
+    /// When the job started.
+    pub started: UtcTime,
+    /// The earliest moment it can be recovered to.
+    pub stopped: UtcTime,
+    /// From start to the last object, in seconds.
+    pub duration_seconds: f64,
+    /// The timeline it was taken on.
+    pub timeline: u32,
+    /// Replay starts here.
+    pub start_lsn: String,
+    /// Replay must reach this.
+    pub stop_lsn: String,
+    /// The first WAL segment it needs.
+    pub wal_first: String,
+    /// The last WAL segment it needs to be consistent.
+    pub wal_last: String,
+    /// Sum of file sizes, in bytes.
+    pub size_bytes: u64,
+    /// Stored size, in bytes.
+    pub stored_bytes: u64,
+    /// Number of files.
+    pub files: u64,
+    /// Whether it counts.
+    pub good: bool,
+    /// Pages whose checksum failed.
+    pub damaged_pages: u64,
+    /// Backups whose bytes it needs.
+    pub references: Vec<String>,
+    /// The operator's note.
+    pub note: Option<String>,
+}
+
+/// One system identifier.
+#[derive(Debug, Serialize)]
+pub struct SystemReport {
+    /// PostgreSQL's system identifier.
+    pub system_identifier: String,
+    /// PostgreSQL's major version.
+    pub major: u32,
+    /// Number of stored segments.
+    pub wal_segments: u64,
+    /// Stored size of all WAL, in bytes.
+    pub wal_stored_bytes: u64,
+    /// Unbroken runs of segments.
+    pub wal_ranges: Vec<WalRange>,
+    /// What is missing between two runs of one timeline.
+    pub wal_gaps: Vec<WalRange>,
+    /// What can be recovered.
+    pub windows: Vec<WindowReport>,
+    /// Backups that cannot be recovered for want of WAL.
+    pub unrecoverable: Vec<Unrecoverable>,
+    /// Names that are none of ours.
+    pub foreign: Vec<String>,
+}
+
+/// Segments that follow one another.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct WalRange {
+    /// Whose.
+    pub timeline: u32,
+    /// The first.
+    pub first: String,
+    /// The last.
+    pub last: String,
+    /// How many.
+    pub segments: u64,
+}
+
+/// What one backup reaches on one timeline.
+#[derive(Debug, Serialize)]
+pub struct WindowReport {
+    /// The backup it starts from.
+    pub label: String,
+    /// The timeline recovery ends on.
+    pub timeline: u32,
+    /// The earliest moment, by the server's clock.
+    pub from_time: UtcTime,
+    /// The earliest position.
+    pub from_lsn: String,
+    /// Behind the last segment without a gap.
+    pub to_lsn: String,
+    /// That segment.
+    pub last_segment: String,
+}
+
+/// A backup without its WAL.
+#[derive(Debug, Serialize)]
+pub struct Unrecoverable {
+    /// Which.
+    pub label: String,
+    /// The first segment that is missing.
+    pub missing: String,
+}

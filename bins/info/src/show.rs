@@ -1,0 +1,109 @@
+//! The report as a person reads it. Pure.
+
+use std::fmt::Write;
+
+use common::units::{ByteSize, display_duration};
+
+use crate::report::{BackupReport, Report, RepositoryReport, SystemReport};
+
+/// The report as text, ended by a newline.
+pub fn text(report: &Report) -> String {
+    let mut out = format!("cluster {}\n", report.cluster);
+    for repository in &report.repositories {
+        push_repository(&mut out, repository);
+    }
+    out
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let _ = out.write_fmt(text);
+    out.push('\n');
+}
+
+fn push_repository(out: &mut String, repository: &RepositoryReport) {
+    line(out, format_args!("\nrepository {}  {}", repository.name, repository.url));
+    if let Some(error) = &repository.error {
+        line(out, format_args!("  cannot be read: {error}"));
+        return;
+    }
+    let encrypted = if repository.encrypted == Some(true) { "encrypted" } else { "not encrypted" };
+    line(out, format_args!("  UUID {}, {encrypted}", repository.uuid.as_deref().unwrap_or("unknown")));
+    if repository.backups.is_empty() {
+        line(out, format_args!("  no backup"));
+    } else {
+        push_backups(out, &repository.backups);
+    }
+    for label in &repository.unfinished {
+        line(out, format_args!("  unfinished: {label} (running, or left behind)"));
+    }
+    for unreadable in &repository.unreadable {
+        line(out, format_args!("  UNREADABLE: {}: {}", unreadable.label, unreadable.why));
+    }
+    for system in &repository.systems {
+        push_system(out, system);
+    }
+}
+
+fn push_backups(out: &mut String, backups: &[BackupReport]) {
+    line(
+        out,
+        format_args!(
+            "  {:<28} {:<4} {:<20} {:>8} {:>10} {:>10}  {:<9} state",
+            "backup", "type", "recoverable from", "took", "size", "stored", "timeline"
+        ),
+    );
+    for backup in backups {
+        let state = match (backup.good, backup.damaged_pages) {
+            (true, _) => "good".to_owned(),
+            (false, pages) => format!("DAMAGED, {pages} pages"),
+        };
+        let took = std::time::Duration::try_from_secs_f64(backup.duration_seconds).unwrap_or_default();
+        line(
+            out,
+            format_args!(
+                "  {:<28} {:<4} {:<20} {:>8} {:>10} {:>10}  {:<9} {state}{}",
+                backup.label,
+                backup.kind,
+                backup.stopped.whole_seconds().to_string(),
+                display_duration(std::time::Duration::from_secs(took.as_secs())),
+                ByteSize(backup.size_bytes).to_string(),
+                ByteSize(backup.stored_bytes).to_string(),
+                backup.timeline,
+                backup.note.as_ref().map(|note| format!("  ({note})")).unwrap_or_default(),
+            ),
+        );
+    }
+}
+
+fn push_system(out: &mut String, system: &SystemReport) {
+    line(out, format_args!("  system {}  PostgreSQL {}", system.system_identifier, system.major));
+    line(
+        out,
+        format_args!("    WAL: {} segments, {} stored", system.wal_segments, ByteSize(system.wal_stored_bytes)),
+    );
+    for range in &system.wal_ranges {
+        line(
+            out,
+            format_args!("      timeline {}  {} .. {}  {} segments", range.timeline, range.first, range.last, range.segments),
+        );
+    }
+    for gap in &system.wal_gaps {
+        line(out, format_args!("      GAP         {} .. {}  {} segments missing", gap.first, gap.last, gap.segments));
+    }
+    for window in &system.windows {
+        line(
+            out,
+            format_args!(
+                "    recoverable: from {} ({}) to the end of {} ({}) on timeline {}, from {}",
+                window.from_time, window.from_lsn, window.last_segment, window.to_lsn, window.timeline, window.label
+            ),
+        );
+    }
+    for lost in &system.unrecoverable {
+        line(out, format_args!("    NOT RECOVERABLE: {}: WAL {} is missing", lost.label, lost.missing));
+    }
+    for name in &system.foreign {
+        line(out, format_args!("    foreign name: {name}"));
+    }
+}

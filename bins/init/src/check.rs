@@ -1,0 +1,292 @@
+//! `--check`: one line per check, and an exit code that says whether all of them hold.
+//!
+//! What settings should be is decided by pure functions; trying the repositories out is the only thing that writes, and
+//! it takes back what it wrote.
+
+use std::time::Duration;
+
+use common::codec::{ContentKind, decode_small, encode_small};
+use common::config::{Cluster, Config};
+use common::error::{Error, Kind, Result, chain};
+use common::exit;
+use common::open;
+use common::postgres::{ControlFile, Session};
+use common::repository::{Nonce, Repository, events};
+use common::storage::read_all;
+use common::time::UtcTime;
+use common::units::{ByteSize, display_duration};
+
+use crate::args::Args;
+
+/// More than this between the host's clock and a store's confuses expiry and retention.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(600);
+/// Less than this part of a file system free is too little.
+const FREE_SHARE: f64 = 0.10;
+
+/// What a check found.
+#[derive(Debug, PartialEq, Eq)]
+struct Finding {
+    what: String,
+    result: std::result::Result<String, String>,
+}
+
+fn finding(what: impl Into<String>, result: Result<String>) -> Finding {
+    let told = |error: Error| match error.nearest_hint() {
+        Some(hint) => format!("{}; {hint}", chain(&error)),
+        None => chain(&error),
+    };
+    Finding { what: what.into(), result: result.map_err(told) }
+}
+
+/// Runs every check, prints a line for each, and fails if any did.
+///
+/// # Errors
+/// `Failed` with the number of checks that do not hold.
+pub fn run(
+    config: &Config,
+    cluster: &Cluster,
+    args: &Args,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<()> {
+    let control = cluster.data_directory().and_then(|directory| ControlFile::read(directory));
+    let mut findings = vec![finding(
+        "data directory",
+        control.as_ref().map_err(copy).and_then(|control| {
+            let directory = cluster.data_directory()?;
+            Ok(format!(
+                "{} holds PostgreSQL {}, system identifier {}",
+                directory.display(),
+                control.major.number(),
+                control.system_id
+            ))
+        }),
+    )];
+    findings.extend(check_server(cluster, environment));
+    match open::repositories(config, cluster, &args.repositories.names) {
+        Err(error) => findings.push(finding("repositories", Err(error))),
+        Ok(repositories) => {
+            for repository in &repositories {
+                findings.extend(check_repository(repository, control.as_ref().ok()));
+            }
+        }
+    }
+    let failed = findings.iter().filter(|finding| finding.result.is_err()).count();
+    for Finding { what, result } in &findings {
+        let (mark, said) = match result {
+            Ok(said) => ("ok  ", said),
+            Err(said) => ("FAIL", said),
+        };
+        exit::print(&format!("{mark} {what}: {said}\n"))?;
+    }
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Failed, format!("{failed} of {} checks do not hold", findings.len())))
+}
+
+fn copy(error: &Error) -> Error {
+    let copy = Error::new(error.kind(), chain(error));
+    match error.nearest_hint() {
+        Some(hint) => copy.hint(hint),
+        None => copy,
+    }
+}
+
+fn wrong(message: String, hint: &str) -> Error {
+    Error::new(Kind::Failed, message).hint(hint)
+}
+
+fn check_server(cluster: &Cluster, environment: &dyn Fn(&str) -> Option<String>) -> Vec<Finding> {
+    let mut session = match cluster.connection(environment).and_then(|settings| Session::connect(&settings)) {
+        Ok(session) => session,
+        Err(error) => return vec![finding("server", Err(error))],
+    };
+    type Judge = fn(&str) -> Result<String>;
+    let judges: [(&str, Judge); 5] = [
+        ("wal_level", judge_wal_level),
+        ("archive_mode", judge_archive_mode),
+        ("archive_command", judge_archive_command),
+        ("archive_timeout", judge_archive_timeout),
+        ("max_wal_senders", judge_max_wal_senders),
+    ];
+    let mut findings = vec![finding("server", Ok(format!("PostgreSQL {} answers", session.version())))];
+    for (name, judge) in judges {
+        findings.push(finding(name, session.setting(name).and_then(|value| judge(&value))));
+    }
+    let configured = session.setting("data_directory").and_then(|theirs| {
+        let ours = cluster.data_directory()?;
+        if std::fs::canonicalize(&theirs).ok() == std::fs::canonicalize(ours).ok() {
+            Ok(theirs)
+        } else {
+            Err(wrong(
+                format!("the server uses {theirs}, the configuration says {}", ours.display()),
+                "set data_directory, or host and port, so that both mean one server",
+            ))
+        }
+    });
+    findings.push(finding("server's data directory", configured));
+    findings
+}
+
+fn judge_wal_level(value: &str) -> Result<String> {
+    match value {
+        "replica" | "logical" => Ok(value.to_owned()),
+        _ => Err(wrong(format!("{value} is too little for a backup"), "set wal_level = replica and restart")),
+    }
+}
+
+fn judge_archive_mode(value: &str) -> Result<String> {
+    match value {
+        "on" | "always" => Ok(value.to_owned()),
+        _ => Err(wrong(format!("{value}: no WAL is archived"), "set archive_mode = on and restart")),
+    }
+}
+
+fn judge_archive_command(value: &str) -> Result<String> {
+    if value.contains("pgkeep-archive-push") && value.contains("%p") {
+        return Ok(value.to_owned());
+    }
+    Err(wrong(
+        format!("\"{value}\" does not call pgkeep-archive-push %p"),
+        "set archive_command = 'pgkeep-archive-push %p' and reload",
+    ))
+}
+
+fn judge_archive_timeout(value: &str) -> Result<String> {
+    match value {
+        "0" => Err(wrong(
+            "0: a quiet server archives nothing for as long as it likes".to_owned(),
+            "set archive_timeout = 60 and reload; it bounds what a disaster can cost",
+        )),
+        seconds => Ok(format!("{seconds} s")),
+    }
+}
+
+fn judge_max_wal_senders(value: &str) -> Result<String> {
+    match value.parse::<u32>() {
+        Ok(number) if number > 0 => Ok(value.to_owned()),
+        _ => Err(wrong(format!("{value}: no standby can follow"), "set max_wal_senders = 10 and restart")),
+    }
+}
+
+fn judge_clock(host: UtcTime, store: UtcTime) -> Result<String> {
+    let distance = host.distance(store);
+    let said = format!("{} apart", display_duration(distance));
+    if distance <= CLOCK_TOLERANCE {
+        return Ok(said);
+    }
+    Err(wrong(
+        format!("{said}, more than {}", display_duration(CLOCK_TOLERANCE)),
+        "set the clocks right (systemd-timesyncd, chrony) on both sides",
+    ))
+}
+
+fn judge_space(free: u64, total: u64) -> Result<String> {
+    let said = format!("{} of {} free", ByteSize(free), ByteSize(total));
+    if total == 0 || free as f64 / total as f64 >= FREE_SHARE {
+        return Ok(said);
+    }
+    Err(wrong(said, "enlarge the file system, or shorten retention"))
+}
+
+fn check_repository(repository: &Repository, control: Option<&ControlFile>) -> Vec<Finding> {
+    let what = |check: &str| format!("repository \"{}\" {check}", repository.name);
+    let mut findings = vec![finding(
+        what("identity"),
+        repository.identity_for_writing().map(|identity| format!("UUID {}", identity.uuid)).map_err(|error| {
+            let missing = error.kind() == Kind::NotFound;
+            if missing { error.hint("create it with pgkeep-init") } else { error }
+        }),
+    )];
+    if findings.iter().any(|finding| finding.result.is_err()) {
+        return findings;
+    }
+    if let Some(control) = control {
+        let known = events::require_system(repository, control.system_id);
+        findings.push(finding(what("system identifier"), known.map(|system| system.system.to_string())));
+    }
+    findings.push(finding(what("write, read, delete"), try_out(repository)));
+    findings.push(finding(what("key"), check_key(repository)));
+    findings.push(finding(what("clock"), repository.store.now().and_then(|store| judge_clock(UtcTime::now(), store))));
+    let space = repository.store.free_space().and_then(|space| match space {
+        Some(space) => judge_space(space.free, space.total),
+        None => Ok("not known".to_owned()),
+    });
+    findings.push(finding(what("space"), space));
+    findings
+}
+
+/// Writes a lease-like object, reads it back, and deletes it.
+fn try_out(repository: &Repository) -> Result<String> {
+    let key = repository.keys().probe(Nonce::random()?)?;
+    let store = repository.store.as_ref();
+    let body = b"pgkeep-init --check\n";
+    store.put_new(&key, body)?;
+    let read = read_all(store, &key, 1024);
+    let again = store.put_new(&key, body);
+    let deleted = store.delete(&key);
+    if read? != body {
+        return Err(Error::new(Kind::Corrupt, "what was read is not what was written"));
+    }
+    match again {
+        Err(error) if error.kind() == Kind::AlreadyExists => {}
+        Err(error) => return Err(error),
+        Ok(_) => return Err(wrong("an object could be created twice".to_owned(), "this store cannot keep WAL safe")),
+    }
+    deleted?;
+    Ok(format!("works, exclusive creation by {}", store.exclusive()))
+}
+
+/// Seals a probe with the configured recipients and opens it with the configured identity.
+fn check_key(repository: &Repository) -> Result<String> {
+    if !repository.sealing.is_encrypted() {
+        return Ok("not encrypted".to_owned());
+    }
+    let recipients = repository.sealing.recipients().len();
+    if !repository.opening.has_identities() {
+        return Ok(format!("{recipients} recipients, no identity: this host writes only"));
+    }
+    let sealed = encode_small(b"probe", ContentKind::Wal, 1, &repository.sealing)?;
+    decode_small(&sealed, &repository.opening)
+        .map_err(|error| error.hint("the identity_file does not belong to any of the recipients"))?;
+    Ok(format!("{recipients} recipients, and the identity opens what they seal"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn settings_that_lose_data_fail_and_name_the_mend() {
+        for (judged, mend) in [
+            (judge_wal_level("minimal"), "wal_level = replica"),
+            (judge_archive_mode("off"), "archive_mode = on"),
+            (judge_archive_command("(disabled)"), "pgkeep-archive-push %p"),
+            (judge_archive_command("pgkeep-archive-push"), "pgkeep-archive-push %p"),
+            (judge_archive_timeout("0"), "archive_timeout = 60"),
+            (judge_max_wal_senders("0"), "max_wal_senders = 10"),
+        ] {
+            assert!(judged.unwrap_err().nearest_hint().unwrap().contains(mend));
+        }
+        assert!(judge_wal_level("logical").is_ok());
+        assert!(judge_archive_mode("always").is_ok());
+        assert!(judge_archive_command("/usr/bin/pgkeep-archive-push --config /x \"%p\"").is_ok());
+        assert!(judge_archive_timeout("60").is_ok());
+        assert!(judge_max_wal_senders("10").is_ok());
+    }
+
+    #[test]
+    fn clocks_may_differ_by_ten_minutes() {
+        let now = UtcTime::parse_compact("20261120T020000Z").unwrap();
+        assert!(judge_clock(now, now.plus(Duration::from_secs(600))).is_ok());
+        assert!(judge_clock(now.plus(Duration::from_secs(601)), now).is_err());
+    }
+
+    #[test]
+    fn a_file_system_nearly_full_fails() {
+        assert!(judge_space(5, 100).is_err());
+        assert!(judge_space(10, 100).is_ok());
+        assert!(judge_space(0, 0).is_ok());
+    }
+}

@@ -1,0 +1,102 @@
+//! Creates the cluster's part of each repository, or makes sure that it is there and this cluster's own.
+
+use common::config::{Cluster, Config};
+use common::error::{Error, Kind, Result, chain};
+use common::exit;
+use common::open;
+use common::postgres::ControlFile;
+use common::repository::events::{self, What};
+use common::repository::pins::{Pin, Pins};
+use common::repository::{ClusterName, Identity, Repository, document};
+use common::time::UtcTime;
+
+use crate::args::Args;
+
+/// Creates what is missing in every repository; one that fails does not hold up the others.
+///
+/// # Errors
+/// The first failure among the required repositories; `Refused` where a repository belongs to another cluster.
+pub fn run(config: &Config, cluster: &Cluster, args: &Args, now: UtcTime) -> Result<()> {
+    let data_directory = cluster.data_directory()?;
+    let control = ControlFile::read(data_directory)
+        .map_err(|error| error.hint("is data_directory right, and does this user own it?"))?;
+    let name = ClusterName::parse(&cluster.name)?;
+    let pins = Pins::new(&config.state_directory, &name);
+    let mut failed: Option<Error> = None;
+    for repository in &open::repositories(config, cluster, &args.repositories.names)? {
+        match create(repository, &control, args.new_history, &pins, now) {
+            Ok(line) => exit::print(&format!("{line}\n"))?,
+            Err(error) if repository.required && failed.is_none() => {
+                failed = Some(error.context(format!("cannot create repository \"{}\"", repository.name)));
+            }
+            Err(error) => log::error!("cannot create repository \"{}\": {}", repository.name, chain(&error)),
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn create(
+    repository: &Repository,
+    control: &ControlFile,
+    new_history: bool,
+    pins: &Pins,
+    now: UtcTime,
+) -> Result<String> {
+    let store = repository.store.as_ref();
+    store.prepare()?;
+    let what = match repository.identity_for_writing() {
+        Ok(_) => "is there",
+        Err(error) if error.kind() == Kind::NotFound => {
+            let identity = Identity::new(&repository.cluster, now, repository.sealing.is_encrypted())?;
+            match document::write(store, &repository.keys().identity()?, &identity) {
+                // Another host was quicker: its identity is the one.
+                Err(error) if error.kind() != Kind::AlreadyExists => return Err(error),
+                _ => "created",
+            }
+        }
+        Err(error) => return Err(error),
+    };
+    let identity = repository.identity_for_writing()?;
+    let known = events::systems(repository)?;
+    let system = control.system_id;
+    if known.last().map(|last| last.system) != Some(system) {
+        if !known.is_empty() && !new_history {
+            // Says who the repository belongs to, and how to go on.
+            events::require_system(repository, system)?;
+        }
+        let what = What::System {
+            system_identifier: system.to_string(),
+            major: control.major.number(),
+            segment_size: control.segment_size.bytes(),
+            new_history: !known.is_empty(),
+        };
+        events::append(repository, now, &open::host_name(), what)?;
+    }
+    note_recipients(repository, now)?;
+    let uuid = identity.uuid.clone();
+    pins.set(&Pin { name: repository.name.clone(), url: repository.url.clone(), uuid: uuid.clone() })?;
+    let encryption = if identity.encrypted { "encrypted" } else { "not encrypted" };
+    Ok(format!(
+        "repository \"{}\" {what}: {}/{}, UUID {uuid}, system identifier {system}, {encryption}, exclusive creation by {}",
+        repository.name,
+        repository.url,
+        repository.cluster,
+        store.exclusive()
+    ))
+}
+
+/// Records the public keys in use, when they are others than those recorded last.
+fn note_recipients(repository: &Repository, now: UtcTime) -> Result<()> {
+    let recipients = repository.sealing.recipients();
+    if recipients.is_empty() {
+        return Ok(());
+    }
+    let last = events::read(repository)?.into_iter().rev().find_map(|event| match event.what {
+        What::Recipients { recipients } => Some(recipients),
+        _ => None,
+    });
+    if last.as_ref() != Some(&recipients) {
+        events::append(repository, now, &open::host_name(), What::Recipients { recipients })?;
+    }
+    Ok(())
+}
