@@ -77,6 +77,11 @@ impl Staged {
         &self.file
     }
 
+    /// Where it lies for the time being.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Syncs the file and makes sure that it is `size` bytes long.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ pub mod fanout;
 pub mod frames;
 pub mod seal;
 pub mod small;
+#[cfg(test)]
+mod tests;
 
 pub use descriptor::{ContentKind, Descriptor, PEEK_BYTES, Peek, peek};
 pub use fanout::Fanout;

@@ -1,1 +1,4 @@
 //! .
+
+pub mod walmap;
+pub mod walscan;

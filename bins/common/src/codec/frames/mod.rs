@@ -12,6 +12,8 @@ mod frame;
 mod reader;
 mod seekable;
 mod table;
+#[cfg(test)]
+pub(super) mod tests;
 mod writer;
 
 pub use reader::FrameReader;

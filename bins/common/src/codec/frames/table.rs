@@ -136,7 +136,7 @@ impl FrameTable {
                 plain: frame.plain,
             })
             .take_while(move |place| place.plain_offset < end)
-            .filter(move |place| place.plain_offset + u64::from(place.plain) > start && start < end)
+            .filter(move |place| place.plain > 0 && place.plain_offset + u64::from(place.plain) > start && start < end)
     }
 
     /// The table as it ends a stream.
@@ -305,7 +305,7 @@ mod tests {
             let original = table(&frames);
             let mut bytes = original.encode();
             let at = usize::from(at) % bytes.len();
-            bytes[at] ^= 1 << bit;
+            bytes[at] ^= 1u8 << bit;
             match FrameTable::decode(&bytes) {
                 Ok(other) => prop_assert_ne!(other, original),
                 Err(error) => prop_assert_eq!(error.kind(), Kind::Corrupt),

@@ -7,6 +7,8 @@
 pub(super) mod header;
 mod opening;
 mod seekable;
+#[cfg(test)]
+pub(super) mod tests;
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};

@@ -46,9 +46,12 @@ impl<R: Read + Seek> SeekableReader<R> {
             .checked_sub(header + NONCE_BYTES)
             .filter(|payload| *payload >= TAG_BYTES)
             .ok_or_else(|| corrupt("the encrypted object ends before its first chunk"))?;
-        let length = payload
-            .checked_sub(payload.div_ceil(chunk) * TAG_BYTES)
-            .ok_or_else(|| corrupt("the encrypted object ends inside a chunk"))?;
+        let chunks = payload.div_ceil(chunk);
+        let last = payload - (chunks - 1) * chunk;
+        if last < TAG_BYTES || (last == TAG_BYTES && chunks > 1) {
+            return Err(corrupt("the encrypted object ends inside a chunk"));
+        }
+        let length = payload - chunks * TAG_BYTES;
         // A short last chunk proves itself to be the last one when it is read. A full one need not be
         // the last: let age look for what tells it apart.
         let mut reached = 0;

@@ -1,0 +1,73 @@
+# What there is to do here; `make help` lists it. A target that could not work is not listed: some appear with the file
+# they run.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+# Servers and toolchains are shared by all targets: one thing at a time.
+.NOTPARALLEL:
+.SUFFIXES:
+
+# A shell without a login may not know the user's toolchain.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+install := tests/stand/install.sh
+rings := tests/stand/rings.sh
+# Targets whose file is not there.
+absent := $(if $(wildcard tests/demo/demo.sh),,demo) $(if $(wildcard tests/tests/fault*),,test-faults)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' -v absent=' $(absent) ' '/^[a-z-]+:.*## / && !index(absent, " " $$1 " ") { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PGKEEP_MUST_HAVE=15,17  without these versions of PostgreSQL tests fail; others are skipped if absent'
+	@echo '  PGKEEP_SEED=N           chooses the seeded share of the faults; a run prints its own'
+	@echo '  PGKEEP_KEEP=1           keep scratch directories (below /var/tmp/pgkeep-tests or PGKEEP_SCRATCH)'
+	@echo '  PGKEEP_STAND=DIR        where servers are unpacked (/var/cache/pgkeep-stand)'
+	@echo '  PGKEEP_BUDGET=SECONDS   how long `make test` may take (2400)'
+
+.PHONY: build
+build: ## optimised executables in target/release
+	$(install) build
+	cargo build --release --locked
+
+ifneq ($(wildcard tests/demo/demo.sh),)
+.PHONY: demo
+demo: ## a first backup and restore, shown on a throw-away cluster
+	$(install) build servers
+	tests/demo/demo.sh
+endif
+
+.PHONY: test
+test: ## everything below, within 40 minutes on two cores
+	$(install) build lint servers
+	@$(install) versions || echo 'make: going on; the tests say which version they miss'
+	@$(rings) lint unit system
+
+.PHONY: lint
+lint: ## cargo fmt --check, clippy without warnings, shellcheck
+	$(install) build lint
+	@$(rings) lint
+
+.PHONY: test-unit
+test-unit: ## pure code, store contract, command lines: no server needed
+	$(install) build
+	@$(rings) unit
+
+.PHONY: test-system
+test-system: ## stories with real servers
+	$(install) build servers
+	@$(install) versions || echo 'make: going on; the tests say which version they miss'
+	@$(rings) system
+
+.PHONY: test-versions
+test-versions: ## of these, the ones that run with each version of PostgreSQL
+	$(install) build servers
+	@$(install) versions || echo 'make: going on; the tests say which version they miss'
+	@$(rings) versions
+
+ifneq ($(wildcard tests/tests/fault*),)
+.PHONY: test-faults
+test-faults: ## of these, crashes, full disks, damaged repositories
+	$(install) build servers
+	@$(rings) faults
+endif

