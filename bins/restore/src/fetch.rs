@@ -206,7 +206,7 @@ impl Worker<'_> {
             .write(true)
             .create(true)
             .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
+            .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
             .open(&path)
             .context(|| format!("write {}", path.display()))?;
         let mut first: Option<Error> = None;
