@@ -24,11 +24,10 @@ fn a_killed_server_comes_back_with_the_same_contents(server: &Server) {
     let scratch = Scratch::new("killed");
     let options = options(server);
     let cluster = Cluster::started(&scratch, server, options.clone());
-    assert_eq!(
+    assert!(
         cluster
-            .query_one("SHOW server_version_num / 10000".split(" /").next().unwrap())
-            .len(),
-        6
+            .query_one("SHOW server_version_num")
+            .starts_with(&server.major.to_string())
     );
     assert_eq!(
         cluster.query_one("SHOW wal_segment_size"),
@@ -153,14 +152,15 @@ fn a_program_runs_as_the_servers_account_in_a_clean_environment() {
         .run()
         .expect_code(7);
     let lines: Vec<&str> = ran.stdout.lines().collect();
-    assert_eq!(lines[0] == "0", false, "{}", ran.report());
-    assert_eq!(
-        lines[1..lines.len() - 2]
+    assert_ne!(lines[0], "0", "{}", ran.report());
+    // What the shell sets for itself is no business of ours.
+    let own = |line: &&&str| {
+        !["_=", "PWD=", "OLDPWD=", "SHLVL="]
             .iter()
-            .filter(|line| !line.starts_with("_=") && !line.starts_with("PWD="))
-            .count(),
-        3
-    );
+            .any(|name| line.starts_with(name))
+    };
+    let environment: Vec<&&str> = lines[1..lines.len() - 2].iter().filter(own).collect();
+    assert_eq!(environment.len(), 3, "PATH, LC_ALL, PGKEEP_CLUSTER: {environment:?}");
     assert_eq!(lines[lines.len() - 2..], ["/", "read"]);
     assert_eq!(ran.stderr, "complaint\n");
     assert!(

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::config::{Cluster, Config};
@@ -41,23 +42,25 @@ fn try_start(config: &Config, call: &Call, spool: &Spool, segment: SegmentName) 
     if FileLock::try_acquire(&spool.lock_path())?.is_none() {
         return Ok(());
     }
-    process::detach_self(std::env::args_os().skip(1), &["--prefetch-child"])
+    // The flag goes first: what follows may be behind a "--".
+    let arguments = std::iter::once("--prefetch-child".into()).chain(std::env::args_os().skip(1));
+    process::detach_self(arguments, Path::new("."))?;
+    Ok(())
 }
 
 /// The detached process: fills the spool with what follows `name`, until it is full or something is not there.
 ///
 /// # Errors
 /// What went wrong before the first segment; nobody waits for it.
-pub fn run_child(config: &Config, cluster: &Cluster, name: &str) -> Result<()> {
-    process::leave_session()?;
+pub fn run_child(config: &Config, cluster: &Cluster, only: &[String], name: &str) -> Result<()> {
     let segment: SegmentName = name.parse()?;
     let call = Call::find(config, cluster)?;
-    let Some(spool) = call.spool(config) else { return Ok(()) };
+    let Some(spool) = call.spool(config, only) else { return Ok(()) };
     spool.create()?;
     let Some(_lock) = FileLock::try_acquire(&spool.lock_path())? else { return Ok(()) };
     spool.forget_before(name);
     let Some(number) = segment.number(call.segment_size) else { return Ok(()) };
-    let repositories = open::repositories(config, cluster, &[])?;
+    let repositories = open::repositories(config, cluster, only)?;
     for repository in &repositories {
         call.pins.check(repository)?;
     }

@@ -39,7 +39,7 @@ impl Call {
     /// What reading pg_control gave.
     pub fn find(config: &Config, cluster: &Cluster) -> Result<Self> {
         let here = Path::new(".");
-        let found = if here.join("global/pg_control").exists() { here } else { cluster.data_directory.as_path() };
+        let found = if here.join("global/pg_control").exists() { here } else { cluster.data_directory()? };
         let data_directory =
             found.canonicalize().context(|| format!("find the data directory {}", found.display()))?;
         let cluster = ClusterName::parse(&cluster.name)?;
@@ -54,11 +54,11 @@ impl Call {
     }
 
     /// The spool, if every repository has been seen before: its UUIDs are part of the spool's identity.
-    pub fn spool(&self, config: &Config) -> Option<Spool> {
-        let pins: Option<Vec<Pin>> = config
-            .repositories
+    pub fn spool(&self, config: &Config, only: &[String]) -> Option<Spool> {
+        let configured = config.repositories(only).ok()?;
+        let pins: Option<Vec<Pin>> = configured
             .iter()
-            .map(|repository| self.pins.get(&repository.name, &repository.url.to_string()))
+            .map(|repository| self.pins.get(&repository.name, &repository.location.to_string()))
             .collect();
         let pins = pins.filter(|pins| !pins.is_empty())?;
         Some(Spool::new(&config.spool_directory, self.cluster.as_str(), &self.data_directory, self.system, &pins))
@@ -69,11 +69,18 @@ impl Call {
 ///
 /// # Errors
 /// Whenever it could not be found out whether the archive has the file: never to be read as "absent".
-pub fn run(config: &Config, cluster: &Cluster, name: &str, destination: &Path, standby: bool) -> Result<Fetched> {
+pub fn run(
+    config: &Config,
+    cluster: &Cluster,
+    only: &[String],
+    name: &str,
+    destination: &Path,
+    standby: bool,
+) -> Result<Fetched> {
     let name = WalName::parse(name)?;
     let call = Call::find(config, cluster)?;
     if let WalName::Segment(segment) = name
-        && let Some(spool) = call.spool(config)
+        && let Some(spool) = call.spool(config, only)
     {
         let handed = from_spool(&spool, segment, destination, config.standby_patience);
         crate::ahead::start(config, &call, &spool, segment);
@@ -82,7 +89,7 @@ pub fn run(config: &Config, cluster: &Cluster, name: &str, destination: &Path, s
         }
     }
     let patience = if standby { config.standby_patience } else { config.patience };
-    let repositories = open::repositories(config, cluster, &[])?;
+    let repositories = open::repositories(config, cluster, only)?;
     let histories = Histories::new(&config.state_directory, &call.cluster, call.system);
     let destination = destination.to_owned();
     bounded(patience, move || {

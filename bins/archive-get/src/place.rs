@@ -49,7 +49,7 @@ impl Placing {
     /// What the file system says; the destination is untouched then.
     pub fn finish(mut self) -> Result<()> {
         self.file.flush().context(|| format!("write {}", self.part.display()))?;
-        durable::rename_unsynced(&self.part, &self.destination)
+        durable::rename(&self.part, &self.destination)
     }
 }
 

@@ -88,7 +88,7 @@ impl Spool {
     /// # Errors
     /// What the file system says.
     pub fn admit(&self, part: &Path, name: &str, digest: &str) -> Result<()> {
-        durable::rename_unsynced(part, &self.directory.join(format!("{name}-{digest}")))
+        durable::rename(part, &self.directory.join(format!("{name}-{digest}")))
     }
 }
 
@@ -100,7 +100,7 @@ impl Spooled {
     pub fn hand_over(&self, destination: &Path) -> Result<()> {
         let mut file = File::open(&self.path).context(|| format!("open {}", self.path.display()))?;
         self.check(&mut file, &mut std::io::sink())?;
-        if durable::rename_unsynced(&self.path, destination).is_ok() {
+        if durable::rename(&self.path, destination).is_ok() {
             return Ok(());
         }
         // The spool is on another file system.

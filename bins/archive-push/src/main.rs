@@ -8,19 +8,24 @@ mod push;
 
 use std::process::ExitCode;
 
-use common::config::Config;
 use common::exit;
-use common::job::Job;
+use common::job::{Job, Origin, Report};
 use common::time::UtcTime;
 
 fn main() -> ExitCode {
     exit::main(exit::WORK, |args: args::Args| {
         let environment = exit::environment;
-        let config = Config::load(&args.common.config, &environment)?;
-        let cluster = config.cluster(args.common.cluster.as_deref())?;
-        let job = Job::start(config.job_settings(cluster, "archive-push"), UtcTime::now());
-        let result = push::run(&config, cluster, &args.path, UtcTime::now());
-        job.leave_quick(&result, UtcTime::now());
+        let config = args.common.load(&environment)?;
+        let cluster = args.common.choose(&config)?;
+        let origin = Origin::of_this_process();
+        let host = origin.host.clone();
+        let job = Job::start(config.job(cluster, "archive-push", origin), UtcTime::now());
+        let result = push::run(&config, cluster, &args.path, &host, UtcTime::now());
+        let report = match &result {
+            Ok(()) => Report::success(),
+            Err(error) => Report::failure(error, exit::WORK),
+        };
+        job.leave_quick(&report, UtcTime::now());
         result
     })
 }

@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use common::codec::Reading;
 use common::digest::{Sha256Digest, xxh3_128};
 use common::durable;
 use common::error::{Error, Kind, Result};
 use common::postgres::{SystemId, WalName};
 use common::repository::pins::Pin;
-
-use crate::content::Digests;
 
 /// What a marker says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,14 +62,14 @@ impl Markers {
     ///
     /// # Errors
     /// What the spool directory says; the file is stored all the same.
-    pub fn set(&self, name: &WalName, system: SystemId, required: &[Pin], digests: &Digests) -> Result<()> {
+    pub fn set(&self, name: &WalName, system: SystemId, required: &[Pin], content: &Reading) -> Result<()> {
         let marker = Marker {
             repositories: sorted(required),
             system_identifier: system.to_string(),
             name: name.to_string(),
-            size: digests.size,
-            sha256: digests.sha256,
-            xxh3: digests.xxh3.to_string(),
+            size: content.length,
+            sha256: content.sha256,
+            xxh3: content.xxh3.to_string(),
         };
         let bytes = serde_json::to_vec(&marker)
             .map_err(|error| Error::new(Kind::Failed, "encode a marker").because(error))?;
@@ -107,7 +106,7 @@ mod tests {
         let spool = tempfile::tempdir().unwrap();
         let markers = Markers::new(spool.path(), "main", Path::new("/srv/data"));
         let name = WalName::parse("000000010000000000000004").unwrap();
-        let digests = Digests { size: 16, sha256: Sha256Digest([1; 32]), xxh3: Xxh3_128(5) };
+        let digests = Reading { length: 16, sha256: Sha256Digest([1; 32]), xxh3: Xxh3_128(5) };
         let content = (16, digests.xxh3.to_string());
         let required = [pin("b", 2), pin("a", 1)];
         assert!(!markers.says_stored(&name, SystemId(7), &required, content.clone()));

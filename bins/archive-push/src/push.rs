@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use common::codec::{CompressedStream, Reading};
 use common::config::{Cluster, Config};
 use common::error::{Context, Error, Kind, Result, chain};
 use common::open;
@@ -21,7 +22,7 @@ use crate::{batch, content};
 /// # Errors
 /// `Refused` if the file is not what its name says, or other content has its name; `Transient` if asking again may help;
 /// the first failure among the required repositories, after all of them have been tried.
-pub fn run(config: &Config, cluster: &Cluster, path: &Path, now: UtcTime) -> Result<()> {
+pub fn run(config: &Config, cluster: &Cluster, path: &Path, host: &str, now: UtcTime) -> Result<()> {
     let name = name_of(path)?;
     let wal_directory = path.parent().unwrap_or(Path::new("")).to_owned();
     let data_directory = data_directory_of(&wal_directory, cluster)?;
@@ -43,7 +44,7 @@ pub fn run(config: &Config, cluster: &Cluster, path: &Path, now: UtcTime) -> Res
         segment_size: control.segment_size,
         level: config.compression_level,
         now,
-        host: open::host_name(),
+        host: host.to_owned(),
     };
     let ready = ready_files(&push.wal_directory);
     let files = batch::choose(name, ready, config.push_batch);
@@ -64,7 +65,7 @@ fn data_directory_of(wal_directory: &Path, cluster: &Cluster) -> Result<PathBuf>
         return beside.canonicalize().context(|| format!("find the data directory of {}", wal_directory.display()));
     }
     let here = Path::new(".");
-    let found = if here.join("global/pg_control").exists() { here } else { cluster.data_directory.as_path() };
+    let found = if here.join("global/pg_control").exists() { here } else { cluster.data_directory()? };
     found.canonicalize().context(|| format!("find the data directory {}", found.display()))
 }
 
@@ -82,7 +83,7 @@ fn is_warm(
     }
     let required = config.repositories.iter().filter(|repository| repository.required);
     let pins: Option<Vec<Pin>> =
-        required.map(|repository| pins.get(&repository.name, &repository.url.to_string())).collect();
+        required.map(|repository| pins.get(&repository.name, &repository.location.to_string())).collect();
     let Some(pins) = pins else { return Ok(false) };
     let mut file = File::open(path).context(|| format!("open {}", path.display()))?;
     let (size, xxh3) = content::quick_digest(&mut file)?;
@@ -149,7 +150,7 @@ impl Push<'_> {
                 }
                 // PostgreSQL will ask for this one too, and hear of any failure then.
                 match result {
-                    Ok(digests) => self.mark(markers, name, &digests),
+                    Ok(content) => self.mark(markers, name, &content),
                     Err(error) => log::debug!("cannot store {name} ahead: {}", chain(&error)),
                 }
             }
@@ -163,7 +164,7 @@ impl Push<'_> {
         results.into_iter().flatten().next().unwrap_or_else(|| Err(died()))
     }
 
-    fn mark(&self, markers: &Markers, name: &WalName, digests: &content::Digests) {
+    fn mark(&self, markers: &Markers, name: &WalName, content: &Reading) {
         let required: Result<Vec<Pin>, ()> = self
             .targets
             .iter()
@@ -171,17 +172,17 @@ impl Push<'_> {
             .map(|target| target.pin.as_ref().map(Clone::clone).map_err(|_| ()))
             .collect();
         let Ok(required) = required else { return };
-        if let Err(error) = markers.set(name, self.system, &required, digests) {
+        if let Err(error) = markers.set(name, self.system, &required, content) {
             log::debug!("cannot remember that {name} is stored: {}", chain(&error));
         }
     }
 
     /// Stores one file in every repository; the first failure of a required one is the result.
-    fn one(&self, name: &WalName) -> Result<content::Digests> {
+    fn one(&self, name: &WalName) -> Result<Reading> {
         let path = self.wal_directory.join(name.to_string());
         let mut file = content::open(&path, name, self.system, self.segment_size)?;
-        let digests = content::digests(&mut file)?;
-        let compressed = content::compress(&mut file, &digests, self.level)?;
+        let reading = content::read(&mut file)?;
+        let compressed = content::compress(&mut file, &reading, self.level)?;
         let mut failed: Option<Error> = None;
         for target in &self.targets {
             let Err(error) = self.put(target, name, &compressed) else { continue };
@@ -196,10 +197,10 @@ impl Push<'_> {
                 log::warn!("repository \"{repository}\", which is not required, misses {name}: {}", chain(&error));
             }
         }
-        failed.map_or(Ok(digests), Err)
+        failed.map_or(Ok(reading), Err)
     }
 
-    fn put(&self, target: &Target<'_>, name: &WalName, compressed: &common::codec::CompressedStream) -> Result<()> {
+    fn put(&self, target: &Target<'_>, name: &WalName, compressed: &CompressedStream) -> Result<()> {
         if let Err(error) = &target.pin {
             let copy = Error::new(error.kind(), chain(error));
             return Err(match error.nearest_hint() {

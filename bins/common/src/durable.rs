@@ -187,7 +187,7 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
 pub fn claim_and_rename(from: &Path, to: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o400).open(to)?;
     fs::rename(from, to).inspect_err(|_| {
-        // The claim is ours and empty. A later writer removes it by hand if this fails too.
+        // The claim is ours and empty; if it stays, it is found as an object of the wrong size.
         let _ = fs::remove_file(to);
     })
 }
@@ -274,9 +274,21 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
 /// # Errors
 /// Whatever the file system says.
 pub fn sync_dir(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .context(|| format!("sync directory {}", path.display()))
+    sync_names(path).context(|| format!("sync directory {}", path.display()))
+}
+
+/// [`sync_dir`], with the error as the system says it.
+///
+/// Some network and FUSE file systems cannot sync a directory and answer EINVAL or EBADF; as in PostgreSQL
+/// (`src/common/file_utils.c`, `fsync_fname`) that is no failure, for there is nothing else to be had.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn sync_names(path: &Path) -> io::Result<()> {
+    match File::open(path)?.sync_all() {
+        Err(error) if [Some(Errno::EINVAL as i32), Some(Errno::EBADF as i32)].contains(&error.raw_os_error()) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Creates a directory and those above that are missing, all with `mode`, each name durable on return.

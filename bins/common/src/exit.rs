@@ -280,7 +280,7 @@ impl Voice {
         let place = info
             .location()
             .map(|place| format!(" at {}:{}", place.file(), place.line()));
-        let what = info.payload_as_str().unwrap_or("unknown cause").replace('\n', " ");
+        let what = payload(info).unwrap_or("unknown cause").replace('\n', " ");
         let text = format!("{}: internal error: {what}{}", self.tool, place.unwrap_or_default());
         say(&journal::prefixed(Priority::Error, &text, self.under_journal));
         if self.contract.speaks_on_stdout {
@@ -289,6 +289,14 @@ impl Voice {
         }
         process::exit(i32::from(self.contract.panic));
     }
+}
+
+/// What a panic was given to say.
+fn payload<'a>(info: &'a PanicHookInfo<'_>) -> Option<&'a str> {
+    let any = info.payload();
+    any.downcast_ref::<&str>()
+        .copied()
+        .or_else(|| any.downcast_ref::<String>().map(String::as_str))
 }
 
 /// The one line for monitoring when a check could not tell.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::codec::{Opening, Recipients, Sealing};
-use crate::config::{Cluster, Config, RepositoryConfig, Url};
+use crate::config::{Cluster, Config, Location, RepositorySettings};
 use crate::error::{Error, Kind, Result};
 use crate::repository::{ClusterName, Repository};
 use crate::storage::Store;
@@ -14,25 +14,13 @@ use crate::storage::posix::PosixStore;
 /// # Errors
 /// `Config` if a name is unknown, a key cannot be used, or a URL needs a store that this version lacks.
 pub fn repositories(config: &Config, cluster: &Cluster, only: &[String]) -> Result<Vec<Repository>> {
-    for name in only {
-        if !config.repositories.iter().any(|repository| repository.name == *name) {
-            let known: Vec<&str> = config.repositories.iter().map(|repository| repository.name.as_str()).collect();
-            return Err(Error::new(Kind::Config, format!("no repository \"{name}\" is configured"))
-                .hint(format!("configured are: {}", known.join(", "))));
-        }
-    }
-    config
-        .repositories
-        .iter()
-        .filter(|repository| only.is_empty() || only.contains(&repository.name))
-        .map(|repository| open(repository, cluster))
-        .collect()
+    config.repositories(only)?.into_iter().map(|repository| open(repository, cluster)).collect()
 }
 
-fn open(repository: &RepositoryConfig, cluster: &Cluster) -> Result<Repository> {
+fn open(repository: &RepositorySettings, cluster: &Cluster) -> Result<Repository> {
     let in_table = |error: Error| error.context(format!("use [repository.{}]", repository.name));
-    let store: Arc<dyn Store> = match &repository.url {
-        Url::File(path) => Arc::new(PosixStore::new(path.clone())),
+    let store: Arc<dyn Store> = match &repository.location {
+        Location::File { root } => Arc::new(PosixStore::new(root.clone())),
         other => {
             return Err(in_table(
                 Error::new(Kind::Config, format!("this version has no store for {other}"))
@@ -40,24 +28,28 @@ fn open(repository: &RepositoryConfig, cluster: &Cluster) -> Result<Repository> 
             ));
         }
     };
-    let encryption = &repository.encryption;
-    let sealing = sealing(&encryption.recipients).map_err(in_table)?;
-    // Metadata is readable by everybody who reads data, and by the metadata recipients besides.
-    let mut metadata = encryption.recipients.clone();
-    if !metadata.is_empty() {
-        metadata.extend(encryption.metadata_recipients.iter().cloned());
-    }
-    let opening = match &encryption.identity_file {
+    let (data, metadata) = match &repository.encryption {
+        None => (Sealing::Clear, Sealing::Clear),
+        Some(encryption) => {
+            // Metadata is readable by everybody who reads data, and by the metadata recipients besides.
+            let mut metadata = encryption.recipients.clone();
+            metadata.extend(encryption.metadata_recipients.iter().cloned());
+            metadata.sort();
+            metadata.dedup();
+            (sealing(&encryption.recipients).map_err(in_table)?, sealing(&metadata).map_err(in_table)?)
+        }
+    };
+    let opening = match repository.encryption.as_ref().and_then(|encryption| encryption.identity_file.as_ref()) {
         Some(path) => Opening::from_identity_file(path).map_err(in_table)?,
         None => Opening::none(),
     };
     Ok(Repository::new(
         repository.name.clone(),
-        repository.url.to_string(),
+        repository.location.to_string(),
         repository.required,
         store,
-        sealing,
-        self::sealing(&metadata).map_err(in_table)?,
+        data,
+        metadata,
         opening,
         ClusterName::parse(&cluster.name)?,
     ))

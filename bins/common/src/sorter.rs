@@ -267,11 +267,14 @@ fn read_pair(run: &mut impl Read) -> Result<Option<Pair>> {
     Ok(Some((read(*key_bytes)?, read(*value_bytes)?)))
 }
 
+/// A key, the number of its run (so that equal keys keep their order), and the value.
+type Head = (Vec<u8>, usize, Vec<u8>);
+
 /// Several sorted runs read as one.
 struct Merge {
     runs: Vec<BufReader<File>>,
-    /// The next pair of each run, the number of the run between key and value so that equal keys keep their order.
-    heads: BinaryHeap<Reverse<(Vec<u8>, usize, Vec<u8>)>>,
+    /// The next pair of each run, the smallest on top.
+    heads: BinaryHeap<Reverse<Head>>,
 }
 
 impl Merge {

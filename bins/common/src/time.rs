@@ -122,6 +122,12 @@ impl UtcTime {
         self.0.duration_since(other.0).unsigned_abs()
     }
 
+    /// The moment without its fraction of a second.
+    #[must_use]
+    pub fn whole_seconds(self) -> Self {
+        Self(Timestamp::from_second(self.0.as_second()).unwrap_or(self.0))
+    }
+
     /// The moment so much later; the end of time where there is none.
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
@@ -178,7 +184,8 @@ impl FromStr for UtcTime {
 }
 
 /// Reads a moment as an operator gives it: RFC 3339 with a zone (`2026-11-20T03:00:00+01:00`, `...Z`,
-/// `...[Europe/Rome]`, also with a space for the `T`), `now`, or `now-1h`.
+/// also with a space for the `T`), `now`, or `now-1h`. A zone may be added by name (`...[Europe/Rome]`) where jiff
+/// finds a time zone database.
 ///
 /// # Errors
 /// `Config`; where only the zone is missing, the hint says how to add it.

@@ -143,7 +143,7 @@ fn gaps(list: &WalList, size: SegmentSize) -> Vec<WalRange> {
 
 /// Timeline histories; without the key they are unknown, and each timeline stands for itself.
 fn timelines(repository: &Repository, known: &KnownSystem) -> Result<BTreeMap<TimelineId, TimelineHistory>> {
-    if repository.identity()?.encrypted && !repository.opening.has_identities() {
+    if repository.identity()?.encrypted && !repository.opening.has_identity() {
         log::warn!("repository \"{}\": no key here, so what lies beyond a promotion is not shown", repository.name);
         return Ok(BTreeMap::new());
     }

@@ -7,7 +7,6 @@ mod show;
 
 use std::process::ExitCode;
 
-use common::config::Config;
 use common::config::cli::FormatName;
 use common::error::{Error, Kind, Result};
 use common::exit;
@@ -19,8 +18,8 @@ fn main() -> ExitCode {
 
 fn run(args: args::Args) -> Result<()> {
     let environment = exit::environment;
-    let config = Config::load(&args.common.config, &environment)?;
-    let cluster = config.cluster(args.common.cluster.as_deref())?;
+    let config = args.common.load(&environment)?;
+    let cluster = args.common.choose(&config)?;
     if let Some(note) = cluster.data_directory.as_deref().map(common::process::become_owner_of).transpose()?.flatten() {
         log::info!("{note}");
     }

@@ -109,11 +109,11 @@ fn check_server(cluster: &Cluster, environment: &dyn Fn(&str) -> Option<String>)
         ("archive_timeout", judge_archive_timeout),
         ("max_wal_senders", judge_max_wal_senders),
     ];
-    let mut findings = vec![finding("server", Ok(format!("PostgreSQL {} answers", session.version())))];
+    let mut findings = vec![finding("server", Ok(format!("PostgreSQL {} answers", session.server_version().number())))];
     for (name, judge) in judges {
-        findings.push(finding(name, session.setting(name).and_then(|value| judge(&value))));
+        findings.push(finding(name, setting(&mut session, name).and_then(|value| judge(&value))));
     }
-    let configured = session.setting("data_directory").and_then(|theirs| {
+    let configured = setting(&mut session, "data_directory").and_then(|theirs| {
         let ours = cluster.data_directory()?;
         if std::fs::canonicalize(&theirs).ok() == std::fs::canonicalize(ours).ok() {
             Ok(theirs)
@@ -126,6 +126,13 @@ fn check_server(cluster: &Cluster, environment: &dyn Fn(&str) -> Option<String>)
     });
     findings.push(finding("server's data directory", configured));
     findings
+}
+
+fn setting(session: &mut Session, name: &str) -> Result<String> {
+    session.setting(name)?.ok_or_else(|| {
+        Error::new(Kind::Failed, format!("the server does not say what {name} is"))
+            .hint("grant pg_read_all_settings to the configured user")
+    })
 }
 
 fn judge_wal_level(value: &str) -> Result<String> {
@@ -209,7 +216,7 @@ fn check_repository(repository: &Repository, control: Option<&ControlFile>) -> V
     findings.push(finding(what("key"), check_key(repository)));
     findings.push(finding(what("clock"), repository.store.now().and_then(|store| judge_clock(UtcTime::now(), store))));
     let space = repository.store.free_space().and_then(|space| match space {
-        Some(space) => judge_space(space.free, space.total),
+        Some(space) => judge_space(space.available, space.total),
         None => Ok("not known".to_owned()),
     });
     findings.push(finding(what("space"), space));
@@ -243,7 +250,7 @@ fn check_key(repository: &Repository) -> Result<String> {
         return Ok("not encrypted".to_owned());
     }
     let recipients = repository.sealing.recipients().len();
-    if !repository.opening.has_identities() {
+    if !repository.opening.has_identity() {
         return Ok(format!("{recipients} recipients, no identity: this host writes only"));
     }
     let sealed = encode_small(b"probe", ContentKind::Wal, 1, &repository.sealing)?;

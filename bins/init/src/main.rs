@@ -7,7 +7,6 @@ mod key;
 
 use std::process::ExitCode;
 
-use common::config::Config;
 use common::error::Result;
 use common::exit;
 use common::time::UtcTime;
@@ -22,8 +21,8 @@ fn run(args: args::Args) -> Result<()> {
         return key::generate(path, UtcTime::now());
     }
     let environment = exit::environment;
-    let config = Config::load(&args.common.config, &environment)?;
-    let cluster = config.cluster(args.common.cluster.as_deref())?;
+    let config = args.common.load(&environment)?;
+    let cluster = args.common.choose(&config)?;
     if let Some(note) = cluster.data_directory.as_deref().map(common::process::become_owner_of).transpose()?.flatten() {
         log::info!("{note}");
     }

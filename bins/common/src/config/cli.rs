@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::{Cluster, Config, DEFAULT_FILE, Environment};
@@ -14,7 +15,14 @@ use crate::journal::{Loudness, Verbosity};
 #[command(next_help_heading = "Common options")]
 pub struct Common {
     /// Configuration file
-    #[arg(long = "config", value_name = "FILE", env = "PGKEEP_CONFIG", hide_env_values = true, default_value = DEFAULT_FILE)]
+    #[arg(
+        long = "config",
+        value_name = "FILE",
+        env = "PGKEEP_CONFIG",
+        hide_env_values = true,
+        default_value = DEFAULT_FILE,
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
+    )]
     config: PathBuf,
 
     /// Cluster to work for, as named in the configuration; not needed when only one is configured

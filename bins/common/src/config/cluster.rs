@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::TOP_KEYS;
-use super::reader::{Table, absolute};
+use super::reader::{Environment, Table, absolute};
 use crate::error::{Error, Kind, Result};
+use crate::postgres::ConnectionSettings;
 use crate::units::{ByteSize, parse_duration};
 
 /// Values of libpq's `sslmode`.
@@ -71,6 +72,24 @@ impl Cluster {
             Error::new(Kind::Config, format!("cluster \"{}\" has no data_directory", self.name))
                 .hint(format!("add data_directory = \"/...\" to [cluster.{}]", self.name))
         })
+    }
+
+    /// How to reach the server; libpq's environment fills what is not configured.
+    ///
+    /// # Errors
+    /// `Config` for a value that is impossible.
+    pub fn connection(&self, environment: Environment<'_>) -> Result<ConnectionSettings> {
+        let settings = ConnectionSettings {
+            host: self.host.clone(),
+            port: self.port,
+            user: self.user.clone(),
+            dbname: self.dbname.clone(),
+            passfile: self.passfile.clone(),
+            sslmode: self.sslmode.as_deref().map(str::parse).transpose()?,
+            sslrootcert: self.sslrootcert.clone(),
+            ..ConnectionSettings::default()
+        };
+        settings.with_environment(environment)
     }
 
     pub(super) fn read(name: String, mut table: Table<'_>) -> Result<Self> {

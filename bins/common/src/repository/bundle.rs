@@ -268,7 +268,7 @@ mod tests {
         }
         let (bytes, index, plain) = bundle.finish().unwrap();
         let mut stream = Vec::new();
-        FrameReader::new(bytes.as_slice()).read_to_end(&mut stream).unwrap();
+        FrameReader::new(bytes.as_slice()).unwrap().read_to_end(&mut stream).unwrap();
         assert_eq!(stream.len() as u64, plain);
 
         let mut archive = tar::Archive::new(stream.as_slice());
@@ -303,7 +303,7 @@ mod tests {
         let (_, index, _) = bundle.finish().unwrap();
         let mut ends = Vec::new();
         let mut at = 0u64;
-        for frame in &index.frames.entries {
+        for frame in index.frames.entries() {
             at += u64::from(frame.plain);
             ends.push(at);
         }

@@ -52,7 +52,7 @@ impl Index {
         let mut out = Vec::with_capacity(64 + self.members.len() * 64 + self.digests.len() * DIGEST_BYTES);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&count(self.members.len())?.to_le_bytes());
-        out.extend_from_slice(&count(self.frames.entries.len())?.to_le_bytes());
+        out.extend_from_slice(&count(self.frames.entries().len())?.to_le_bytes());
         out.extend_from_slice(&(self.digests.len() as u64).to_le_bytes());
         for member in &self.members {
             let length = u16::try_from(member.name.len())
@@ -63,7 +63,7 @@ impl Index {
                 out.extend_from_slice(&number.to_le_bytes());
             }
         }
-        for frame in &self.frames.entries {
+        for frame in self.frames.entries() {
             out.extend_from_slice(&frame.stored.to_le_bytes());
             out.extend_from_slice(&frame.plain.to_le_bytes());
         }
@@ -98,9 +98,11 @@ impl Index {
             let name = rest.slice(usize::from(length))?.to_vec();
             index.members.push(Member { name, offset: rest.u64()?, size: rest.u64()?, first_digest: rest.u64()? });
         }
+        let mut entries = Vec::new();
         for _ in 0..frames {
-            index.frames.entries.push(Frame { stored: rest.u32()?, plain: rest.u32()? });
+            entries.push(Frame { stored: rest.u32()?, plain: rest.u32()? });
         }
+        index.frames = FrameTable::new(entries).map_err(|error| error.with_kind(Kind::Corrupt))?;
         for _ in 0..digests {
             index
                 .digests
@@ -151,7 +153,7 @@ mod tests {
     fn sample() -> Index {
         Index {
             members: vec![Member { name: b"data/base/1/2".to_vec(), offset: 512, size: 9000, first_digest: 0 }],
-            frames: FrameTable { entries: vec![Frame { stored: 100, plain: 9512 }] },
+            frames: FrameTable::new(vec![Frame { stored: 100, plain: 9512 }]).unwrap(),
             digests: vec![
                 BlockDigest { xxh3: Xxh3_128(7), crc32c: 1 },
                 BlockDigest { xxh3: Xxh3_128(8), crc32c: 2 },

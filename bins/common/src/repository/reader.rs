@@ -44,7 +44,7 @@ pub fn open_stream(repository: &Repository, info: &BackupInfo, name: &str) -> Re
 /// # Errors
 /// As [`open_stream`].
 pub fn open_bundle(repository: &Repository, info: &BackupInfo, number: u32) -> Result<Bundle> {
-    SeekableFrames::new(open_stream(repository, info, &format!("data/{number}.tar.zst"))?)
+    SeekableFrames::open(open_stream(repository, info, &format!("data/{number}.tar.zst"))?)
 }
 
 /// Opens bundle `number` of a backup without `backup.json`: an interrupted one whose bundles a later backup uses.
@@ -69,7 +69,7 @@ pub fn read_index(repository: &Repository, info: &BackupInfo, number: u32) -> Re
     use std::io::Read;
     let stream = open_stream(repository, info, &format!("data/{number}.index.zst"))?;
     let mut bytes = Vec::new();
-    crate::codec::FrameReader::new(stream)
+    crate::codec::FrameReader::new(stream)?
         .read_to_end(&mut bytes)
         .map_err(|error| Error::io(error, format!("read the index of bundle {number}")))?;
     Index::decode(&bytes)

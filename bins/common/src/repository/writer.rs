@@ -34,11 +34,35 @@ impl Target<'_> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn failed_with(&self) -> Option<Kind> {
+        self.state().failed.as_ref().map(Error::kind)
+    }
+
+    /// Whether every object noted so far still stands with its size.
+    fn look_again(&self, label: Label) -> Result<()> {
+        let objects = self.state().objects.clone();
+        let store = self.repository.store.as_ref();
+        for object in &objects {
+            let key = self.repository.keys().of_backup(label, &object.key)?;
+            let place = || store.describe(Some(&key));
+            match store.stat(&key).map_err(|error| error.context(format!("look at {}", place())))? {
+                Some(stat) if stat.size == object.size => {}
+                Some(stat) => {
+                    let (now, then) = (stat.size, object.size);
+                    return Err(Error::new(Kind::Corrupt, format!("{} has {now} bytes, {then} were stored", place())));
+                }
+                None => return Err(Error::new(Kind::Corrupt, format!("{} was stored and is gone", place()))),
+            }
+        }
+        Ok(())
+    }
+
     /// Remembers the first failure and logs it once; the repository gets nothing more of this backup.
     fn fail(&self, error: Error) {
         let mut state = self.state();
         if state.failed.is_none() {
-            log::error!("repository \"{}\" leaves this backup: {}", self.repository.name, chain(&error));
+            let level = if self.repository.required { log::Level::Error } else { log::Level::Warn };
+            log::log!(level, "repository \"{}\" leaves this backup: {}", self.repository.name, chain(&error));
             state.failed = Some(error);
         }
     }
@@ -58,7 +82,7 @@ impl<'a> BackupWriter<'a> {
     /// Announces the backup in every repository.
     ///
     /// # Errors
-    /// The first failure, if no repository could be written.
+    /// The kind of the first failure, if no repository could be written.
     pub fn begin(repositories: &'a [Repository], intent: &Intent) -> Result<Self> {
         let target = |repository| Target { repository, state: Mutex::default() };
         let writer = Self { label: intent.label, targets: repositories.iter().map(target).collect() };
@@ -72,28 +96,37 @@ impl<'a> BackupWriter<'a> {
         Ok(writer)
     }
 
-    fn check(&self) -> Result<()> {
-        if self.targets.iter().any(|target| target.state().failed.is_none()) {
-            return Ok(());
+    /// Fails unless a repository still takes part. The failures themselves have been logged, and stay where they are: a
+    /// repository that failed never comes back, whoever else asks meanwhile.
+    ///
+    /// # Errors
+    /// `Transient` if that holds for one of the failures, else the kind of the first.
+    pub fn check(&self) -> Result<()> {
+        let kinds: Vec<Kind> = self.targets.iter().filter_map(|target| target.failed_with()).collect();
+        match kinds.first() {
+            _ if kinds.len() < self.targets.len() => Ok(()),
+            None => Err(Error::new(Kind::Config, "no repository is configured")),
+            Some(_) if kinds.contains(&Kind::Transient) => {
+                Err(Error::new(Kind::Transient, "no repository is left that can take this backup"))
+            }
+            Some(first) => Err(Error::new(*first, "no repository is left that can take this backup")),
         }
-        let first = self.targets.iter().find_map(|target| target.state().failed.take());
-        Err(first.unwrap_or_else(|| Error::new(Kind::Config, "no repository is configured")))
     }
 
     /// Begins an object, `name` without `.age`: `data/1.tar.zst`. Metadata is encrypted to `metadata_recipients` as well.
     ///
     /// # Errors
-    /// The first failure, if no repository is left.
+    /// The kind of the first failure, if no repository is left.
     pub fn create(&self, name: &str, metadata: bool) -> Result<Copies<'_>> {
         let mut writers = Vec::new();
         let mut targets = Vec::new();
         for target in &self.targets {
-            if target.state().failed.is_some() {
+            if target.failed_with().is_some() {
                 continue;
             }
             match self.open(target.repository, name, metadata) {
                 Ok(writer) => {
-                    writers.push(writer);
+                    writers.push(Ok(writer));
                     targets.push(target);
                 }
                 Err(error) => target.fail(error),
@@ -115,7 +148,7 @@ impl<'a> BackupWriter<'a> {
 
     /// The repositories that still take part.
     pub fn alive(&self) -> Vec<&'a Repository> {
-        self.targets.iter().filter(|target| target.state().failed.is_none()).map(|target| target.repository).collect()
+        self.targets.iter().filter(|target| target.failed_with().is_none()).map(|target| target.repository).collect()
     }
 
     /// Takes a repository out: something this backup needs is missing there.
@@ -123,6 +156,19 @@ impl<'a> BackupWriter<'a> {
         if let Some(target) = self.targets.iter().find(|target| target.repository.name == repository) {
             target.fail(error);
         }
+    }
+
+    /// Looks again whether everything that was stored is still there; repositories where it is not are taken out.
+    ///
+    /// # Errors
+    /// The kind of the first failure, if no repository is left.
+    pub fn look_again(&self) -> Result<()> {
+        for target in self.targets.iter().filter(|target| target.failed_with().is_none()) {
+            if let Err(error) = target.look_again(self.label) {
+                target.fail(error);
+            }
+        }
+        self.check()
     }
 
     /// Writes `backup.json` wherever everything has been stored. `info` is complete but for `objects` and `stored`.
@@ -169,7 +215,7 @@ impl Copies<'_> {
     /// `Failed` if no repository has it.
     pub fn finish(self, plain: u64) -> Result<()> {
         let mut stored = 0usize;
-        for (target, writer) in self.targets.iter().zip(self.fanout.into_results()) {
+        for (target, writer) in self.targets.iter().zip(self.fanout.finish()) {
             let finished = writer.and_then(SealedWriter::finish).and_then(|upload| upload.finish());
             match (finished, target.repository.suffix()) {
                 (Ok(object), Ok(suffix)) => {

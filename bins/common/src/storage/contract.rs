@@ -298,7 +298,7 @@ fn of_many_creators_one_wins(store: &dyn Store) {
         let create = |number: u8| {
             let body = vec![number; 10_000];
             start.wait();
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 return store.put_new(&key, &body);
             }
             let mut upload = store.create(&key)?;

@@ -97,6 +97,14 @@ pub trait Store: Send + Sync {
     /// The store, or an object in it, as messages name it.
     fn describe(&self, key: Option<&Key>) -> String;
 
+    /// Makes what has to be there before the first object: a local store's directory. Harmless where it is there.
+    ///
+    /// # Errors
+    /// What the store says.
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Begins a new object. Whether the name is free may show only at the end.
     ///
     /// # Errors

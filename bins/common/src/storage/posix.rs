@@ -136,23 +136,21 @@ impl PosixStore {
             }
             Err(error) => return Err(self.failed(error, "create", Some(key))),
         }
-        self.sync_directory(key).inspect_err(|_| {
-            // A name that may not outlast a crash must not be found by the next attempt.
-            let _ = fs::remove_file(&target);
-        })
+        // If this fails the object stays: another writer may have found it, synced it and relied on it by now.
+        // Whoever finds it later syncs it as above before calling it there.
+        self.sync_directory(key)
     }
 
     fn sync_directory(&self, key: &Key) -> Result<()> {
         let directory = self.path(key.parent().as_ref());
-        let sync = File::open(&directory).and_then(|directory| directory.sync_all());
-        sync.map_err(|error| self.failed(error, "sync the directory of", Some(key)))
+        durable::sync_names(&directory).map_err(|error| self.failed(error, "sync the directory of", Some(key)))
     }
 
     /// Makes it durable that `key` is gone, and removes directories that have become empty.
     fn settle_removal(&self, key: &Key) -> Result<()> {
         let mut directory = key.parent();
         loop {
-            match File::open(self.path(directory.as_ref())).and_then(|directory| directory.sync_all()) {
+            match durable::sync_names(&self.path(directory.as_ref())) {
                 // Whoever deleted the last object beside ours has removed the directory already.
                 Err(error) if error.kind() == ErrorKind::NotFound && directory.is_some() => {
                     directory = directory.and_then(|gone| gone.parent());
@@ -335,6 +333,10 @@ impl Upload for PosixUpload {
 impl Store for PosixStore {
     fn describe(&self, key: Option<&Key>) -> String {
         self.path(key).display().to_string()
+    }
+
+    fn prepare(&self) -> Result<()> {
+        self.create_root()
     }
 
     fn create(&self, key: &Key) -> Result<Box<dyn Upload>> {

@@ -113,6 +113,19 @@ impl Sealing {
         }
     }
 
+    /// Whether such objects are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Age(_))
+    }
+
+    /// The recipients as text; none if it is not encrypted.
+    pub fn recipients(&self) -> Vec<String> {
+        match self {
+            Self::Clear => Vec::new(),
+            Self::Age(recipients) => recipients.texts().map(str::to_owned).collect(),
+        }
+    }
+
     /// Encrypts what is written on its way to `out`; with a descriptor, the header carries it.
     ///
     /// # Errors

@@ -213,6 +213,8 @@ fn may_be_read(mode: u32, uid: u32) -> bool {
 /// Reads what [`Opening::open`] has opened.
 pub struct OpenReader<R>(Inner<R>);
 
+// The large one is the one in use wherever this matters.
+#[allow(clippy::large_enum_variant)]
 enum Inner<R> {
     Clear(R),
     Sealed {

@@ -7,7 +7,6 @@ use std::path::Path;
 use super::{Key, PosixStore, Stat, is_hidden, stat_of};
 use crate::durable::STAGING_PREFIX;
 use crate::error::{Error, Kind, Result};
-use crate::storage::Store;
 use crate::time::UtcTime;
 
 /// A name in a directory of the store; a directory's ends in a slash, so that sorting gives the keys' order:

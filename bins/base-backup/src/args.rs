@@ -1,0 +1,92 @@
+//! What the user may say to pgkeep-base-backup.
+
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use common::config::cli::{Common, HasCommon, Repositories, after_help, parse_jobs, parse_span};
+use common::exit;
+
+/// Take a full, differential or incremental base backup
+///
+/// Copies the data directory, its tablespaces and the configured extra paths of a running server into every
+/// repository, checks page checksums on the way, and waits until the repositories hold all WAL that the backup needs.
+/// Only then is it committed: an interrupted backup does not exist, and the next one reuses what it had stored.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "pgkeep-base-backup", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
+pub struct Args {
+    /// Type of the backup
+    #[arg(long = "type", value_name = "TYPE", value_enum, default_value_t)]
+    pub kind: BackupType,
+
+    /// Run only on a server in this role; elsewhere do nothing, say why, and exit 0
+    #[arg(long, value_name = "ROLE", value_enum, default_value_t)]
+    pub only_on: Role,
+
+    /// Do nothing and exit 0 if the newest good backup is younger than this
+    #[arg(long, value_name = "AGE", value_parser = parse_span)]
+    pub if_older_than: Option<Duration>,
+
+    /// A note to keep with the backup
+    #[arg(long, value_name = "TEXT")]
+    pub note: Option<String>,
+
+    /// Number of parallel workers [default: jobs of the configuration]
+    #[arg(long, value_name = "N", value_parser = parse_jobs)]
+    pub jobs: Option<usize>,
+
+    /// Read every block, also where WAL says that it did not change, and compare with what WAL said
+    #[arg(long)]
+    pub audit: bool,
+
+    #[command(flatten)]
+    pub repositories: Repositories,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Which kind of backup to take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum BackupType {
+    /// Incremental, or full when the last full backup is older than full_interval or nothing can be built upon
+    #[default]
+    Auto,
+    /// Everything
+    Full,
+    /// What changed since the last full backup
+    Diff,
+    /// What changed since the last backup
+    Incr,
+}
+
+/// On which server to run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// On whichever server this is
+    #[default]
+    Any,
+    /// On the primary
+    Primary,
+    /// On a standby
+    Standby,
+    /// On a standby, or on the primary while there is no fit standby
+    PreferStandby,
+}
+
+impl HasCommon for Args {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+}
+
+const EXAMPLES: [(&str, &str); 3] = [
+    ("Every night, full once a week", "pgkeep-base-backup"),
+    (
+        "On every member of a Patroni cluster, where only the primary works",
+        "pgkeep-base-backup --only-on primary",
+    ),
+    (
+        "Before an upgrade",
+        "pgkeep-base-backup --type full --note 'before 15.20'",
+    ),
+];

@@ -1,0 +1,54 @@
+//! What the user may say to pgkeep-init.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use common::config::cli::{Common, Format, HasCommon, Repositories, after_help};
+use common::exit;
+
+/// Create the repositories of a cluster, make keys, check the configuration
+///
+/// Creates in every configured repository what a cluster needs: its identity, bound to the system identifier that
+/// PostgreSQL's pg_control names. What exists already is checked and left as it is, so init may run again at any
+/// time. It finds out how each store keeps two writers from taking the same name, and says so.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "pgkeep-init", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
+pub struct Args {
+    /// Write a new age identity to FILE (mode 0600, never overwritten) and print its recipient; do nothing else
+    ///
+    /// The recipient goes into the configuration of every host that writes. The identity opens the repository:
+    /// keep copies of it away from the hosts that are backed up.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "new_history"])]
+    pub generate_key: Option<PathBuf>,
+
+    /// Check configuration, server settings, repositories and keys, and create nothing
+    #[arg(long, conflicts_with = "new_history")]
+    pub check: bool,
+
+    /// Record that the cluster has a new system identifier, after pg_upgrade or initdb
+    ///
+    /// Backups and WAL of the former system identifier stay and can be restored.
+    #[arg(long)]
+    pub new_history: bool,
+
+    #[command(flatten)]
+    pub repositories: Repositories,
+
+    #[command(flatten)]
+    pub format: Format,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl HasCommon for Args {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+}
+
+const EXAMPLES: [(&str, &str); 3] = [
+    ("Make a key", "pgkeep-init --generate-key /root/pgkeep-identity.txt"),
+    ("Create the repositories of the only configured cluster", "pgkeep-init"),
+    ("Check everything before relying on it", "pgkeep-init --check"),
+];
