@@ -28,13 +28,16 @@ const STEP_BYTES: usize = 1 << 20;
 const BATCH_BYTES: u64 = 32 << 20;
 const BATCH_PARTS: usize = 1000;
 
+/// A document of a backup, or that there is none.
+type Document = Option<Arc<BackupInfo>>;
+
 /// Where bundles are read from.
 pub struct Sources<'a> {
     /// The labels, by the numbers that pieces carry.
     labels: Vec<Label>,
     /// The repositories to ask, in this order.
     repositories: Vec<&'a Repository>,
-    documents: Mutex<BTreeMap<(usize, u32), Option<Arc<BackupInfo>>>>,
+    documents: Mutex<BTreeMap<(usize, u32), Document>>,
     /// Bundles that a repository could not give: not asked for again.
     given_up: Mutex<BTreeSet<(usize, u32, u32)>>,
 }
@@ -51,7 +54,7 @@ impl<'a> Sources<'a> {
     }
 
     /// A backup's document; nothing if the repository has its objects without one, as an interrupted backup leaves them.
-    fn document(&self, at: usize, number: u32) -> Result<Option<Arc<BackupInfo>>> {
+    fn document(&self, at: usize, number: u32) -> Result<Document> {
         if let Some(known) = lock(&self.documents).get(&(at, number)) {
             return Ok(known.clone());
         }

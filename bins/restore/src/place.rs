@@ -262,7 +262,7 @@ pub fn volumes(needs: &[(PathBuf, u64)]) -> Result<Vec<Volume>> {
         let statistics = nix::sys::statvfs::statvfs(&existing)
             .map_err(io::Error::from)
             .context(|| format!("ask for free space at {}", existing.display()))?;
-        let free = u64::from(statistics.blocks_available()).saturating_mul(u64::from(statistics.fragment_size()));
+        let free = statistics.blocks_available().saturating_mul(statistics.fragment_size());
         found.push((device, Volume { path: path.clone(), needed: *needed, free }));
     }
     Ok(found.into_iter().map(|(_, volume)| volume).collect())

@@ -433,11 +433,12 @@ impl Judge<'_> {
         let usable: BTreeSet<Label> = usable(self.archive, history).iter().map(|backup| backup.label).collect();
         let newer = |other: &&BackupInfo| other.good && other.stopped > backup.stopped && !usable.contains(&other.label);
         let Some(other) = self.archive.backups.iter().filter(newer).max_by_key(|other| other.stopped) else { return };
-        let in_time = match &self.request.target {
+        let meant = match &self.request.target {
             Target::Time { time, .. } => other.stopped <= *time,
-            _ => self.request.backup.is_none(),
+            Target::End | Target::Immediate => true,
+            _ => false,
         };
-        if in_time {
+        if meant && self.request.backup.is_none() && self.request.timeline == Timeline::Latest {
             notes.push(format!(
                 "backup {} is newer, but timeline {} does not go on from it; to follow its branch use --target-timeline {}",
                 other.label,

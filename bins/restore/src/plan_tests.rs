@@ -319,7 +319,7 @@ fn no_backup_is_not_found_and_temporary_where_a_repository_is_silent() {
 fn a_newer_backup_on_another_branch_is_mentioned() {
     let choice = decided(&request(time("09:00")));
     assert!(choice.notes[0].contains(&label('b').to_string()), "{:?}", choice.notes);
-    assert!(choice.notes[0].contains("--target-timeline 00000001"), "{:?}", choice.notes);
+    assert!(choice.notes[0].contains("--target-timeline 1"), "{:?}", choice.notes);
     assert!(decided(&request(Target::End)).notes.is_empty());
 }
 

@@ -52,11 +52,6 @@ impl Walk {
     pub fn last(&self) -> Option<SegmentNumber> {
         self.there.last().map(|stretch| stretch.last)
     }
-
-    /// How many segments are there.
-    pub fn segments(&self) -> u64 {
-        self.there.iter().map(|stretch| (stretch.last.0 - stretch.first.0).saturating_add(1)).sum()
-    }
 }
 
 impl Missing {
@@ -222,7 +217,7 @@ mod tests {
     fn a_walk_ends_where_the_wal_ends() {
         let walk = wal(&[(1, 2, 9)]).walk(&TimelineHistory::root(TimelineId(1)), at(3, 40), None, SIZE);
         assert_eq!((stretches(&walk), walk.missing), (vec![(1, 3, 9)], None));
-        assert_eq!((walk.last(), walk.segments()), (Some(SegmentNumber(9)), 7));
+        assert_eq!(walk.last(), Some(SegmentNumber(9)));
     }
 
     #[test]

@@ -341,7 +341,7 @@ impl Prepared<'_> {
 
     /// Checks sizes, sets modes and times, makes links, and writes PostgreSQL's own manifest.
     fn finish_files(&self) -> Result<()> {
-        let major = Major::from_number(self.info.major)?;
+        let major = Major::new(self.info.major)?;
         let path = self.layout.data.join("backup_manifest");
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let out = BufWriter::new(file.context(|| format!("write {}", path.display()))?);

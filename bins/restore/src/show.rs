@@ -239,7 +239,7 @@ mod tests {
             "just before time 2026-11-20T12:30:00+01:00 (2026-11-20T11:30:00Z)",
             "pause (the default for a target)",
             "2 segments",
-            "970, 22 MiB, 3 MiB to fetch",
+            "970, 22.0 MiB, 3.0 MiB to fetch",
             "tablespace 16400 in /srv/ts",
             "--extra-to",
             "THAT IS TOO LITTLE",

@@ -28,7 +28,7 @@ pub struct Silent {
 
 /// What was found.
 pub struct Survey<'a> {
-    /// The system whose backups are considered.
+    /// The system whose backups are considered; nothing if there is no backup.
     pub system: Option<SystemId>,
     /// What the repositories hold of it together.
     pub archive: Archive,
@@ -155,7 +155,7 @@ fn choose_system(backups: &BTreeMap<Label, BackupInfo>, request: &Request) -> Re
 }
 
 fn read_wal(repository: &Repository, system: SystemId, size: SegmentSize) -> Result<Found> {
-    if repository.identity()?.encrypted && !repository.opening.has_identities() {
+    if repository.identity()?.encrypted && !repository.opening.has_identity() {
         return Err(Error::new(
             Kind::Config,
             format!("repository \"{}\" is encrypted, and no identity is configured for it", repository.name),

@@ -58,7 +58,7 @@ pub fn open_unfinished_bundle(repository: &Repository, label: Label, number: u32
     let stat = repository.store.stat(&key)?.ok_or_else(|| Error::new(Kind::NotFound, format!("{place} is missing")))?;
     let reader = ObjectReader::new(Arc::clone(&repository.store), key, stat.size);
     let opened = repository.opening.open_seekable(reader, !suffix.is_empty());
-    opened.and_then(SeekableFrames::new).map_err(|error| error.context(format!("open {place}")))
+    opened.and_then(SeekableFrames::open).map_err(|error| error.context(format!("open {place}")))
 }
 
 /// Reads the index of bundle `number`.
