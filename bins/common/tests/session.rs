@@ -6,8 +6,8 @@
 
 use common::error::Kind;
 use common::postgres::{
-    BackupLabel, ConnectionSettings, ControlFile, FoundKind, Major, ManifestWriter, RecoverySettings, RelationFile,
-    Session, Target, TargetAction, WalRange, datadir, manifest, page, recovery, relation,
+    BackupLabel, ConnectionSettings, ControlFile, FoundKind, Lsn, Major, ManifestWriter, RecoverySettings,
+    RelationFile, Session, Target, TargetAction, WalRange, datadir, manifest, page, recovery, relation,
 };
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -255,7 +255,7 @@ fn of_several_hosts_the_first_that_answers_is_taken() {
 }
 
 /// Copies a running server with the pieces of this library, the way a base backup does.
-fn copy_backup(server: &Server, to: &Path) -> (ControlFile, usize) {
+fn copy_backup(server: &Server, to: &Path) -> (ControlFile, Lsn, usize) {
     let pgdata = PathBuf::from(server.data());
     let control = ControlFile::read(&pgdata).unwrap();
     let mut session = server.session();
@@ -298,7 +298,7 @@ fn copy_backup(server: &Server, to: &Path) -> (ControlFile, usize) {
     };
     std::fs::write(to.join("backup_manifest"), writer.finish(&[range]).unwrap()).unwrap();
     session.switch_wal_after_restore_point("after").unwrap();
-    (control, pages)
+    (control, stop.lsn, pages)
 }
 
 fn check_pages(file: &RelationFile, bytes: &[u8], control: &ControlFile) -> usize {
@@ -328,7 +328,7 @@ fn a_copy_made_with_these_pieces_is_verified_and_recovers() {
         bindir: server.bindir.clone(),
     };
     let pgdata = PathBuf::from(copy.data());
-    let (control, pages) = copy_backup(&server, &pgdata);
+    let (control, stop, pages) = copy_backup(&server, &pgdata);
     assert!(pages > 1000, "only {pages} pages were looked at");
     if server.bindir.join("pg_verifybackup").exists() {
         copy.run_as_is("pg_verifybackup", &["-n", "-e", pgdata.to_str().unwrap()]);
@@ -336,7 +336,7 @@ fn a_copy_made_with_these_pieces_is_verified_and_recovers() {
 
     let settings = RecoverySettings {
         restore_command: format!("cp '{}/pg_wal/%f' '%p'", server.data()),
-        target: Target::Lsn(ControlFile::read(Path::new(&server.data())).unwrap().redo + 1),
+        target: Target::Lsn(stop),
         action: TargetAction::Promote,
         others: vec![("archive_mode".into(), "off".into())],
         ..Default::default()

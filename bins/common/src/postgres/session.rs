@@ -63,6 +63,7 @@ pub struct StopPoint {
 enum Step {
     Start,
     Stop,
+    Switch,
     Other,
 }
 
@@ -268,10 +269,15 @@ impl Session {
     /// # Errors
     /// `Config` if the role may not; `Failed` on a standby.
     pub fn switch_wal_after_restore_point(&mut self, name: &str) -> Result<Lsn> {
+        let failed = |session: &Self, error| session.error(&error, Step::Switch, "end the WAL segment");
         self.client
             .query_one("select pg_create_restore_point($1)::text", &[&name])
-            .map_err(|error| self.error(&error, Step::Other, "create a restore point"))?;
-        let lsn = self.value("select pg_switch_wal()::text")?;
+            .map_err(|error| failed(self, error))?;
+        let row = self
+            .client
+            .query_one("select pg_switch_wal()::text", &[])
+            .map_err(|error| failed(self, error))?;
+        let lsn: String = row.try_get(0).map_err(|error| failed(self, error))?;
         self.lsn(&lsn)
     }
 
@@ -345,7 +351,7 @@ impl Session {
     fn error(&self, error: &postgres::Error, step: Step, what: &str) -> Error {
         let message = format!("cannot {what} on server {}", self.target);
         let mut made = Error::new(kind_of(error, step), message).because(sentence(error));
-        if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        if step != Step::Other && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
             made = made.hint(grants(self.major, &self.user));
         }
         made
@@ -358,7 +364,6 @@ fn startup_options(user: Option<&str>, mark: &str) -> String {
         "statement_timeout=0",
         "lock_timeout=0",
         "idle_in_transaction_session_timeout=0",
-        "search_path=pg_catalog",
     ];
     let mut options = user.map(|user| format!("{user} ")).unwrap_or_default();
     for setting in own {
