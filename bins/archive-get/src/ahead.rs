@@ -55,11 +55,17 @@ fn try_start(config: &Config, call: &Call, spool: &Spool, segment: SegmentName) 
 pub fn run_child(config: &Config, cluster: &Cluster, only: &[String], name: &str) -> Result<()> {
     let segment: SegmentName = name.parse()?;
     let call = Call::find(config, cluster)?;
-    let Some(spool) = call.spool(config, only) else { return Ok(()) };
+    let Some(spool) = call.spool(config, only) else {
+        return Ok(());
+    };
     spool.create()?;
-    let Some(_lock) = FileLock::try_acquire(&spool.lock_path())? else { return Ok(()) };
+    let Some(_lock) = FileLock::try_acquire(&spool.lock_path())? else {
+        return Ok(());
+    };
     spool.forget_before(name);
-    let Some(number) = segment.number(call.segment_size) else { return Ok(()) };
+    let Some(number) = segment.number(call.segment_size) else {
+        return Ok(());
+    };
     let repositories = open::repositories(config, cluster, only)?;
     for repository in &repositories {
         call.pins.check(repository)?;
@@ -75,8 +81,14 @@ pub fn run_child(config: &Config, cluster: &Cluster, only: &[String], name: &str
                     if step > window(config, &call) {
                         break;
                     }
-                    let Some(number) = number.0.checked_add(step) else { break };
-                    let name = SegmentName::new(segment.timeline, common::postgres::SegmentNumber(number), call.segment_size);
+                    let Some(number) = number.0.checked_add(step) else {
+                        break;
+                    };
+                    let name = SegmentName::new(
+                        segment.timeline,
+                        common::postgres::SegmentNumber(number),
+                        call.segment_size,
+                    );
                     if there.iter().any(|file| file.name == name.to_string()) {
                         continue;
                     }
@@ -101,8 +113,16 @@ fn fetch(call: &Call, repositories: &[Repository], spool: &Spool, segment: Segme
     };
     let mut last = Error::new(Kind::Config, "no repository is configured");
     for repository in repositories {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
-        let mut out = Hashing { file: file.context(|| format!("create {}", part.display()))?, hasher: Xxh3Hasher::new() };
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&part);
+        let mut out = Hashing {
+            file: file.context(|| format!("create {}", part.display()))?,
+            hasher: Xxh3Hasher::new(),
+        };
         match wal::fetch(repository, call.system, &WalName::Segment(segment), &mut out) {
             Ok(_) => return spool.admit(&part, &name, &out.hasher.finish().to_string()),
             Err(error) => last = error,

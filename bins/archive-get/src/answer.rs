@@ -88,8 +88,18 @@ mod tests {
 
     #[test]
     fn absent_needs_proof_from_every_repository() {
-        assert_eq!(judge(vec![Said::ProvenAbsent, Said::ProvenAbsent]).unwrap(), Fetched::Absent);
-        for kind in [Kind::NotFound, Kind::Transient, Kind::Corrupt, Kind::Config, Kind::Failed, Kind::Refused] {
+        assert_eq!(
+            judge(vec![Said::ProvenAbsent, Said::ProvenAbsent]).unwrap(),
+            Fetched::Absent
+        );
+        for kind in [
+            Kind::NotFound,
+            Kind::Transient,
+            Kind::Corrupt,
+            Kind::Config,
+            Kind::Failed,
+            Kind::Refused,
+        ] {
             assert_eq!(judge(vec![Said::ProvenAbsent, unknown(kind)]).unwrap_err().kind(), kind);
             assert_eq!(judge(vec![unknown(kind), Said::ProvenAbsent]).unwrap_err().kind(), kind);
         }
@@ -98,18 +108,32 @@ mod tests {
 
     #[test]
     fn one_repository_that_has_it_is_enough() {
-        assert_eq!(judge(vec![unknown(Kind::Corrupt), Said::Here]).unwrap(), Fetched::Restored);
+        assert_eq!(
+            judge(vec![unknown(Kind::Corrupt), Said::Here]).unwrap(),
+            Fetched::Restored
+        );
     }
 
     #[test]
     fn what_may_pass_is_named_before_what_needs_a_person() {
-        assert_eq!(judge(vec![unknown(Kind::Config), unknown(Kind::Transient)]).unwrap_err().kind(), Kind::Transient);
+        assert_eq!(
+            judge(vec![unknown(Kind::Config), unknown(Kind::Transient)])
+                .unwrap_err()
+                .kind(),
+            Kind::Transient
+        );
     }
 
     #[test]
     fn a_history_is_answered_by_whoever_responds() {
-        assert_eq!(judge_history(vec![unknown(Kind::Failed), Said::ProvenAbsent]).unwrap(), Fetched::Absent);
-        assert_eq!(judge_history(vec![unknown(Kind::Failed), Said::Here]).unwrap(), Fetched::Restored);
+        assert_eq!(
+            judge_history(vec![unknown(Kind::Failed), Said::ProvenAbsent]).unwrap(),
+            Fetched::Absent
+        );
+        assert_eq!(
+            judge_history(vec![unknown(Kind::Failed), Said::Here]).unwrap(),
+            Fetched::Restored
+        );
         assert!(judge_history(vec![unknown(Kind::Failed)]).is_err());
     }
 }

@@ -39,9 +39,14 @@ impl Call {
     /// What reading pg_control gave.
     pub fn find(config: &Config, cluster: &Cluster) -> Result<Self> {
         let here = Path::new(".");
-        let found = if here.join("global/pg_control").exists() { here } else { cluster.data_directory()? };
-        let data_directory =
-            found.canonicalize().context(|| format!("find the data directory {}", found.display()))?;
+        let found = if here.join("global/pg_control").exists() {
+            here
+        } else {
+            cluster.data_directory()?
+        };
+        let data_directory = found
+            .canonicalize()
+            .context(|| format!("find the data directory {}", found.display()))?;
         let cluster = ClusterName::parse(&cluster.name)?;
         let control = ControlFile::read(&data_directory)?;
         Ok(Self {
@@ -61,7 +66,13 @@ impl Call {
             .map(|repository| self.pins.get(&repository.name, &repository.location.to_string()))
             .collect();
         let pins = pins.filter(|pins| !pins.is_empty())?;
-        Some(Spool::new(&config.spool_directory, self.cluster.as_str(), &self.data_directory, self.system, &pins))
+        Some(Spool::new(
+            &config.spool_directory,
+            self.cluster.as_str(),
+            &self.data_directory,
+            self.system,
+            &pins,
+        ))
     }
 }
 
@@ -88,13 +99,23 @@ pub fn run(
             return Ok(Fetched::Restored);
         }
     }
-    let patience = if standby { config.standby_patience } else { config.patience };
+    let patience = if standby {
+        config.standby_patience
+    } else {
+        config.patience
+    };
     let repositories = open::repositories(config, cluster, only)?;
     let histories = Histories::new(&config.state_directory, &call.cluster, call.system);
     let destination = destination.to_owned();
     bounded(patience, move || {
-        let policy = if standby { retry::Policy::once() } else { retry::Policy::patient(patience) };
-        policy.run(&format!("fetch {name}"), || attempt(&call, &repositories, &histories, name, &destination))
+        let policy = if standby {
+            retry::Policy::once()
+        } else {
+            retry::Policy::patient(patience)
+        };
+        policy.run(&format!("fetch {name}"), || {
+            attempt(&call, &repositories, &histories, name, &destination)
+        })
     })
     .map_err(|error| error.context(format!("cannot fetch WAL {name}")))
 }
@@ -131,10 +152,15 @@ fn bounded(patience: Duration, work: impl FnOnce() -> Result<Fetched> + Send + '
     std::thread::spawn(move || {
         let _ = send.send(work());
     });
-    receive.recv_timeout(patience.saturating_add(Duration::from_millis(500))).unwrap_or_else(|_| {
-        let seconds = begun.elapsed().as_secs();
-        Err(Error::new(Kind::Transient, format!("the repositories did not answer within {seconds} s")))
-    })
+    receive
+        .recv_timeout(patience.saturating_add(Duration::from_millis(500)))
+        .unwrap_or_else(|_| {
+            let seconds = begun.elapsed().as_secs();
+            Err(Error::new(
+                Kind::Transient,
+                format!("the repositories did not answer within {seconds} s"),
+            ))
+        })
 }
 
 /// Asks every repository once, in order, until one gives the file.
@@ -180,7 +206,10 @@ fn attempt(
 }
 
 fn ask(call: &Call, repository: &Repository, name: &WalName, destination: &Path) -> Said {
-    let fetched = call.pins.check(repository).and_then(|_| fetch_to(repository, call.system, name, destination));
+    let fetched = call
+        .pins
+        .check(repository)
+        .and_then(|_| fetch_to(repository, call.system, name, destination));
     match fetched {
         Ok(()) => Said::Here,
         Err(error) if error.kind() == Kind::NotFound => match wal::prove_repository(repository, call.system) {

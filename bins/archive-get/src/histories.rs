@@ -15,7 +15,9 @@ pub struct Histories {
 impl Histories {
     /// The cache below the state directory.
     pub fn new(state: &Path, cluster: &ClusterName, system: SystemId) -> Self {
-        Self { directory: state.join(cluster.as_str()).join("histories").join(system.to_string()) }
+        Self {
+            directory: state.join(cluster.as_str()).join("histories").join(system.to_string()),
+        }
     }
 
     /// Copies every history that a repository holds; a cache that cannot be kept is only logged.
@@ -27,7 +29,11 @@ impl Histories {
             Ok(())
         });
         if let Err(error) = kept {
-            log::debug!("cannot keep the timeline histories of \"{}\": {}", repository.name, chain(&error));
+            log::debug!(
+                "cannot keep the timeline histories of \"{}\": {}",
+                repository.name,
+                chain(&error)
+            );
         }
     }
 

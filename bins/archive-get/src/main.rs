@@ -32,8 +32,18 @@ fn main() -> ExitCode {
             ahead::run_child(&config, cluster, &args.repositories.names, &args.file)?;
             return Ok(Fetched::Restored);
         }
-        let job = Job::start(config.job(cluster, "archive-get", Origin::of_this_process()), UtcTime::now());
-        let result = get::run(&config, cluster, &args.repositories.names, &args.file, &args.path, standby);
+        let job = Job::start(
+            config.job(cluster, "archive-get", Origin::of_this_process()),
+            UtcTime::now(),
+        );
+        let result = get::run(
+            &config,
+            cluster,
+            &args.repositories.names,
+            &args.file,
+            &args.path,
+            standby,
+        );
         let report = match &result {
             Ok(Fetched::Restored) => Report::success(),
             Ok(Fetched::Absent) => Report::skipped(format!("{} is not in the archive", args.file)),

@@ -40,7 +40,11 @@ impl Placing {
             .mode(0o600)
             .open(&part)
             .context(|| format!("create {}", part.display()))?;
-        Ok(Self { part, destination: destination.to_owned(), file })
+        Ok(Self {
+            part,
+            destination: destination.to_owned(),
+            file,
+        })
     }
 
     /// Lets the whole file appear.

@@ -39,7 +39,9 @@ impl Spool {
         for pin in pins {
             identity.extend_from_slice(format!("\0{}", pin.uuid).as_bytes());
         }
-        Self { directory: root.join(cluster).join("get").join(xxh3_128(&identity).to_string()) }
+        Self {
+            directory: root.join(cluster).join("get").join(xxh3_128(&identity).to_string()),
+        }
     }
 
     /// Makes the directory.
@@ -62,14 +64,20 @@ impl Spool {
 
     /// Whole files, sorted by name.
     pub fn files(&self) -> Vec<Spooled> {
-        let Ok(entries) = std::fs::read_dir(&self.directory) else { return Vec::new() };
+        let Ok(entries) = std::fs::read_dir(&self.directory) else {
+            return Vec::new();
+        };
         let mut files: Vec<Spooled> = entries
             .flatten()
             .filter_map(|entry| {
                 let file_name = entry.file_name().into_string().ok()?;
                 let (name, digest) = file_name.split_once('-')?;
                 name.parse::<SegmentName>().ok()?;
-                Some(Spooled { name: name.to_owned(), path: entry.path(), digest: digest.to_owned() })
+                Some(Spooled {
+                    name: name.to_owned(),
+                    path: entry.path(),
+                    digest: digest.to_owned(),
+                })
             })
             .collect();
         files.sort();
@@ -116,15 +124,23 @@ impl Spooled {
         let mut hasher = Xxh3Hasher::new();
         let mut buffer = vec![0u8; CHUNK_BYTES];
         loop {
-            let count = file.read(&mut buffer).context(|| format!("read {}", self.path.display()))?;
-            let Some(chunk) = buffer.get(..count).filter(|chunk| !chunk.is_empty()) else { break };
+            let count = file
+                .read(&mut buffer)
+                .context(|| format!("read {}", self.path.display()))?;
+            let Some(chunk) = buffer.get(..count).filter(|chunk| !chunk.is_empty()) else {
+                break;
+            };
             hasher.update(chunk);
-            out.write_all(chunk).context(|| format!("copy {}", self.path.display()))?;
+            out.write_all(chunk)
+                .context(|| format!("copy {}", self.path.display()))?;
         }
         if hasher.finish().to_string() == self.digest {
             return Ok(());
         }
         let _ = std::fs::remove_file(&self.path);
-        Err(Error::new(Kind::Corrupt, format!("{} is not what was fetched", self.path.display())))
+        Err(Error::new(
+            Kind::Corrupt,
+            format!("{} is not what was fetched", self.path.display()),
+        ))
     }
 }

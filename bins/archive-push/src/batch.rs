@@ -24,7 +24,10 @@ mod tests {
 
     fn names(asked: &str, ready: &[&str], limit: usize) -> Vec<String> {
         let ready = ready.iter().map(|name| (*name).to_owned());
-        choose(WalName::parse(asked).unwrap(), ready, limit).iter().map(WalName::to_string).collect()
+        choose(WalName::parse(asked).unwrap(), ready, limit)
+            .iter()
+            .map(WalName::to_string)
+            .collect()
     }
 
     #[test]
@@ -39,13 +42,23 @@ mod tests {
         ];
         assert_eq!(
             names("000000010000000000000004", &ready, 3),
-            ["000000010000000000000004", "00000002.history", "000000010000000000000005"]
+            [
+                "000000010000000000000004",
+                "00000002.history",
+                "000000010000000000000005"
+            ]
         );
     }
 
     #[test]
     fn a_limit_of_one_or_none_leaves_the_asked_for_file() {
-        assert_eq!(names("000000010000000000000004", &["000000010000000000000005.ready"], 1).len(), 1);
-        assert_eq!(names("000000010000000000000004", &["000000010000000000000005.ready"], 0).len(), 1);
+        assert_eq!(
+            names("000000010000000000000004", &["000000010000000000000005.ready"], 1).len(),
+            1
+        );
+        assert_eq!(
+            names("000000010000000000000004", &["000000010000000000000005.ready"], 0).len(),
+            1
+        );
     }
 }

@@ -19,7 +19,10 @@ pub fn open(path: &Path, name: &WalName, system: SystemId, segment_size: Segment
     let mut file = File::open(path).context(|| format!("open {}", path.display()))?;
     let metadata = file.metadata().context(|| format!("read {}", path.display()))?;
     if !metadata.is_file() {
-        return Err(Error::new(Kind::Refused, format!("{} is not a regular file", path.display())));
+        return Err(Error::new(
+            Kind::Refused,
+            format!("{} is not a regular file", path.display()),
+        ));
     }
     if matches!(name, WalName::Segment(_) | WalName::Partial(_)) {
         if metadata.len() != segment_size.bytes() {
@@ -34,10 +37,15 @@ pub fn open(path: &Path, name: &WalName, system: SystemId, segment_size: Segment
             ));
         }
         let mut first = [0u8; common::postgres::header::HEADER_BYTES];
-        file.read_exact(&mut first).context(|| format!("read {}", path.display()))?;
+        file.read_exact(&mut first)
+            .context(|| format!("read {}", path.display()))?;
         SegmentHeader::parse(&first)
             .and_then(|header| header.agrees_with(name, system))
-            .map_err(|error| error.with_kind(Kind::Refused).context(format!("check {}", path.display())))?;
+            .map_err(|error| {
+                error
+                    .with_kind(Kind::Refused)
+                    .context(format!("check {}", path.display()))
+            })?;
         file.rewind().context(|| format!("read {}", path.display()))?;
     }
     Ok(file)

@@ -36,7 +36,9 @@ impl Markers {
     /// The markers for the data directory at `data_directory`, an absolute path.
     pub fn new(spool: &Path, cluster: &str, data_directory: &Path) -> Self {
         let place = format!("{}", xxh3_128(data_directory.as_os_str().as_encoded_bytes()));
-        Self { directory: spool.join(cluster).join("push").join(place) }
+        Self {
+            directory: spool.join(cluster).join("push").join(place),
+        }
     }
 
     fn file(&self, name: &WalName) -> PathBuf {
@@ -50,8 +52,12 @@ impl Markers {
 
     /// Whether an earlier run stored exactly this content in exactly these repositories.
     pub fn says_stored(&self, name: &WalName, system: SystemId, required: &[Pin], content: (u64, String)) -> bool {
-        let Ok(bytes) = std::fs::read(self.file(name)) else { return false };
-        let Ok(marker) = serde_json::from_slice::<Marker>(&bytes) else { return false };
+        let Ok(bytes) = std::fs::read(self.file(name)) else {
+            return false;
+        };
+        let Ok(marker) = serde_json::from_slice::<Marker>(&bytes) else {
+            return false;
+        };
         marker.repositories == sorted(required)
             && marker.system_identifier == system.to_string()
             && marker.name == name.to_string()
@@ -71,8 +77,8 @@ impl Markers {
             sha256: content.sha256,
             xxh3: content.xxh3.to_string(),
         };
-        let bytes = serde_json::to_vec(&marker)
-            .map_err(|error| Error::new(Kind::Failed, "encode a marker").because(error))?;
+        let bytes =
+            serde_json::to_vec(&marker).map_err(|error| Error::new(Kind::Failed, "encode a marker").because(error))?;
         durable::create_dir_all(&self.directory, 0o700)?;
         durable::replace_unsynced(&self.file(name), &bytes, 0o600)
     }
@@ -98,7 +104,11 @@ mod tests {
     fn pin(name: &str, uuid: u8) -> Pin {
         let hex = hex(&[uuid; 16]);
         let uuid = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-");
-        Pin { name: name.into(), url: format!("file:///{name}"), uuid }
+        Pin {
+            name: name.into(),
+            url: format!("file:///{name}"),
+            uuid,
+        }
     }
 
     #[test]
@@ -106,7 +116,11 @@ mod tests {
         let spool = tempfile::tempdir().unwrap();
         let markers = Markers::new(spool.path(), "main", Path::new("/srv/data"));
         let name = WalName::parse("000000010000000000000004").unwrap();
-        let digests = Reading { length: 16, sha256: Sha256Digest([1; 32]), xxh3: Xxh3_128(5) };
+        let digests = Reading {
+            length: 16,
+            sha256: Sha256Digest([1; 32]),
+            xxh3: Xxh3_128(5),
+        };
         let content = (16, digests.xxh3.to_string());
         let required = [pin("b", 2), pin("a", 1)];
         assert!(!markers.says_stored(&name, SystemId(7), &required, content.clone()));
@@ -115,12 +129,27 @@ mod tests {
 
         let same = [pin("a", 1), pin("b", 2)];
         assert!(markers.says_stored(&name, SystemId(7), &same, content.clone()));
-        assert!(!markers.says_stored(&name, SystemId(8), &same, content.clone()), "another cluster");
-        assert!(!markers.says_stored(&name, SystemId(7), &same[..1], content.clone()), "fewer repositories");
-        assert!(!markers.says_stored(&name, SystemId(7), &[pin("a", 1), pin("b", 3)], content.clone()), "made anew");
-        assert!(!markers.says_stored(&name, SystemId(7), &same, (17, content.1.clone())), "another size");
+        assert!(
+            !markers.says_stored(&name, SystemId(8), &same, content.clone()),
+            "another cluster"
+        );
+        assert!(
+            !markers.says_stored(&name, SystemId(7), &same[..1], content.clone()),
+            "fewer repositories"
+        );
+        assert!(
+            !markers.says_stored(&name, SystemId(7), &[pin("a", 1), pin("b", 3)], content.clone()),
+            "made anew"
+        );
+        assert!(
+            !markers.says_stored(&name, SystemId(7), &same, (17, content.1.clone())),
+            "another size"
+        );
         let other = Xxh3_128(6).to_string();
-        assert!(!markers.says_stored(&name, SystemId(7), &same, (16, other)), "other content");
+        assert!(
+            !markers.says_stored(&name, SystemId(7), &same, (16, other)),
+            "other content"
+        );
         let elsewhere = Markers::new(spool.path(), "main", Path::new("/srv/other"));
         assert!(!elsewhere.stands(&name), "another data directory");
         markers.forget(&name);

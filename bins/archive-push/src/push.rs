@@ -36,7 +36,10 @@ pub fn run(config: &Config, cluster: &Cluster, path: &Path, host: &str, now: Utc
     }
 
     let repositories = open::repositories(config, cluster, &[])?;
-    let targets = repositories.iter().map(|repository| Target::find(repository, &pins, control.system_id)).collect();
+    let targets = repositories
+        .iter()
+        .map(|repository| Target::find(repository, &pins, control.system_id))
+        .collect();
     let push = Push {
         targets,
         wal_directory,
@@ -48,7 +51,8 @@ pub fn run(config: &Config, cluster: &Cluster, path: &Path, host: &str, now: Utc
     };
     let ready = ready_files(&push.wal_directory);
     let files = batch::choose(name, ready, config.push_batch);
-    push.all(&files, config.jobs, &markers).map_err(|error| error.context(format!("cannot store WAL {name}")))
+    push.all(&files, config.jobs, &markers)
+        .map_err(|error| error.context(format!("cannot store WAL {name}")))
 }
 
 fn name_of(path: &Path) -> Result<WalName> {
@@ -62,11 +66,19 @@ fn name_of(path: &Path) -> Result<WalName> {
 fn data_directory_of(wal_directory: &Path, cluster: &Cluster) -> Result<PathBuf> {
     let beside = wal_directory.join("..");
     if beside.join("global/pg_control").exists() {
-        return beside.canonicalize().context(|| format!("find the data directory of {}", wal_directory.display()));
+        return beside
+            .canonicalize()
+            .context(|| format!("find the data directory of {}", wal_directory.display()));
     }
     let here = Path::new(".");
-    let found = if here.join("global/pg_control").exists() { here } else { cluster.data_directory()? };
-    found.canonicalize().context(|| format!("find the data directory {}", found.display()))
+    let found = if here.join("global/pg_control").exists() {
+        here
+    } else {
+        cluster.data_directory()?
+    };
+    found
+        .canonicalize()
+        .context(|| format!("find the data directory {}", found.display()))
 }
 
 /// Whether an earlier run stored just this content in just the repositories that are required now.
@@ -82,8 +94,9 @@ fn is_warm(
         return Ok(false);
     }
     let required = config.repositories.iter().filter(|repository| repository.required);
-    let pins: Option<Vec<Pin>> =
-        required.map(|repository| pins.get(&repository.name, &repository.location.to_string())).collect();
+    let pins: Option<Vec<Pin>> = required
+        .map(|repository| pins.get(&repository.name, &repository.location.to_string()))
+        .collect();
     let Some(pins) = pins else { return Ok(false) };
     let mut file = File::open(path).context(|| format!("open {}", path.display()))?;
     let (size, xxh3) = content::quick_digest(&mut file)?;
@@ -94,8 +107,13 @@ fn is_warm(
 
 /// Names in pg_wal/archive_status; none where there is no such directory.
 fn ready_files(wal_directory: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(wal_directory.join("archive_status")) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    let Ok(entries) = std::fs::read_dir(wal_directory.join("archive_status")) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
 /// A repository, or why it cannot take anything.
@@ -110,7 +128,10 @@ impl<'a> Target<'a> {
             .identity_for_writing()
             .and_then(|_| pins.check(repository))
             .and_then(|pin| events::require_system(repository, system).map(|_| pin));
-        Self { repository, pin: pin.map_err(|error| error_with_init_hint(error, repository)) }
+        Self {
+            repository,
+            pin: pin.map_err(|error| error_with_init_hint(error, repository)),
+        }
     }
 }
 
@@ -158,7 +179,9 @@ impl Push<'_> {
         let results: Vec<Option<Result<()>>> = std::thread::scope(|scope| {
             let others: Vec<_> = (1..jobs.min(files.len())).map(|_| scope.spawn(work)).collect();
             let own = work();
-            let joined = others.into_iter().map(|handle| handle.join().unwrap_or_else(|_| Some(Err(died()))));
+            let joined = others
+                .into_iter()
+                .map(|handle| handle.join().unwrap_or_else(|_| Some(Err(died()))));
             joined.chain([own]).collect()
         });
         results.into_iter().flatten().next().unwrap_or_else(|| Err(died()))
@@ -185,7 +208,9 @@ impl Push<'_> {
         let compressed = content::compress(&mut file, &reading, self.level)?;
         let mut failed: Option<Error> = None;
         for target in &self.targets {
-            let Err(error) = self.put(target, name, &compressed) else { continue };
+            let Err(error) = self.put(target, name, &compressed) else {
+                continue;
+            };
             let repository = &target.repository.name;
             if target.repository.required {
                 let error = error.context(format!("repository \"{repository}\""));
@@ -194,7 +219,10 @@ impl Push<'_> {
                     Some(_) => log::error!("cannot store WAL {name}: {}", chain(&error)),
                 }
             } else {
-                log::warn!("repository \"{repository}\", which is not required, misses {name}: {}", chain(&error));
+                log::warn!(
+                    "repository \"{repository}\", which is not required, misses {name}: {}",
+                    chain(&error)
+                );
             }
         }
         failed.map_or(Ok(reading), Err)

@@ -14,7 +14,11 @@ use crate::storage::posix::PosixStore;
 /// # Errors
 /// `Config` if a name is unknown, a key cannot be used, or a URL needs a store that this version lacks.
 pub fn repositories(config: &Config, cluster: &Cluster, only: &[String]) -> Result<Vec<Repository>> {
-    config.repositories(only)?.into_iter().map(|repository| open(repository, cluster)).collect()
+    config
+        .repositories(only)?
+        .into_iter()
+        .map(|repository| open(repository, cluster))
+        .collect()
 }
 
 fn open(repository: &RepositorySettings, cluster: &Cluster) -> Result<Repository> {
@@ -36,10 +40,17 @@ fn open(repository: &RepositorySettings, cluster: &Cluster) -> Result<Repository
             metadata.extend(encryption.metadata_recipients.iter().cloned());
             metadata.sort();
             metadata.dedup();
-            (sealing(&encryption.recipients).map_err(in_table)?, sealing(&metadata).map_err(in_table)?)
+            (
+                sealing(&encryption.recipients).map_err(in_table)?,
+                sealing(&metadata).map_err(in_table)?,
+            )
         }
     };
-    let opening = match repository.encryption.as_ref().and_then(|encryption| encryption.identity_file.as_ref()) {
+    let opening = match repository
+        .encryption
+        .as_ref()
+        .and_then(|encryption| encryption.identity_file.as_ref())
+    {
         Some(path) => Opening::from_identity_file(path).map_err(in_table)?,
         None => Opening::none(),
     };
@@ -56,7 +67,11 @@ fn open(repository: &RepositorySettings, cluster: &Cluster) -> Result<Repository
 }
 
 fn sealing(recipients: &[String]) -> Result<Sealing> {
-    if recipients.is_empty() { Ok(Sealing::Clear) } else { Ok(Sealing::Age(Recipients::parse(recipients)?)) }
+    if recipients.is_empty() {
+        Ok(Sealing::Clear)
+    } else {
+        Ok(Sealing::Age(Recipients::parse(recipients)?))
+    }
 }
 
 /// This host's name, for documents and messages.

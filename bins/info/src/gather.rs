@@ -29,7 +29,11 @@ pub fn report(cluster: &str, repositories: &[Repository], cache: &Path) -> Repor
             ..RepositoryReport::default()
         },
     };
-    Report { schema: 1, cluster: cluster.to_owned(), repositories: repositories.iter().map(one).collect() }
+    Report {
+        schema: 1,
+        cluster: cluster.to_owned(),
+        repositories: repositories.iter().map(one).collect(),
+    }
 }
 
 fn read(repository: &Repository, cache: &Path) -> Result<RepositoryReport> {
@@ -50,7 +54,10 @@ fn read(repository: &Repository, cache: &Path) -> Result<RepositoryReport> {
         unreadable: catalog
             .unreadable
             .iter()
-            .map(|(label, why)| Unreadable { label: label.to_string(), why: why.clone() })
+            .map(|(label, why)| Unreadable {
+                label: label.to_string(),
+                why: why.clone(),
+            })
             .collect(),
         systems,
     })
@@ -87,7 +94,11 @@ fn system(repository: &Repository, known: &KnownSystem, catalog: &Catalog) -> Re
     let mut found = Vec::new();
     let mut unrecoverable = Vec::new();
     let identifier = known.system.to_string();
-    for info in catalog.backups.iter().filter(|info| info.system_identifier == identifier) {
+    for info in catalog
+        .backups
+        .iter()
+        .filter(|info| info.system_identifier == identifier)
+    {
         match windows::windows(info, &list, &histories)? {
             Ok(reached) => found.extend(reached.into_iter().map(|window| WindowReport {
                 label: window.label.to_string(),
@@ -97,8 +108,10 @@ fn system(repository: &Repository, known: &KnownSystem, catalog: &Catalog) -> Re
                 to_lsn: window.to_lsn.to_string(),
                 last_segment: segment(window.timeline, window.last),
             })),
-            Err(gap) => unrecoverable
-                .push(Unrecoverable { label: gap.label.to_string(), missing: segment(gap.timeline, gap.missing) }),
+            Err(gap) => unrecoverable.push(Unrecoverable {
+                label: gap.label.to_string(),
+                missing: segment(gap.timeline, gap.missing),
+            }),
         }
     }
     Ok(SystemReport {
@@ -144,7 +157,10 @@ fn gaps(list: &WalList, size: SegmentSize) -> Vec<WalRange> {
 /// Timeline histories; without the key they are unknown, and each timeline stands for itself.
 fn timelines(repository: &Repository, known: &KnownSystem) -> Result<BTreeMap<TimelineId, TimelineHistory>> {
     if repository.identity()?.encrypted && !repository.opening.has_identity() {
-        log::warn!("repository \"{}\": no key here, so what lies beyond a promotion is not shown", repository.name);
+        log::warn!(
+            "repository \"{}\": no key here, so what lies beyond a promotion is not shown",
+            repository.name
+        );
         return Ok(BTreeMap::new());
     }
     wal::histories(repository, known.system)?
@@ -166,7 +182,10 @@ mod tests {
             first: SegmentNumber(first),
             last: SegmentNumber(last),
         };
-        let list = WalList { ranges: vec![range(1, 1, 3), range(1, 6, 7), range(2, 9, 9)], ..WalList::default() };
+        let list = WalList {
+            ranges: vec![range(1, 1, 3), range(1, 6, 7), range(2, 9, 9)],
+            ..WalList::default()
+        };
         let found = gaps(&list, SegmentSize::DEFAULT);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].first, "000000010000000000000004");

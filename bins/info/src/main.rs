@@ -20,7 +20,13 @@ fn run(args: args::Args) -> Result<()> {
     let environment = exit::environment;
     let config = args.common.load(&environment)?;
     let cluster = args.common.choose(&config)?;
-    if let Some(note) = cluster.data_directory.as_deref().map(common::process::become_owner_of).transpose()?.flatten() {
+    if let Some(note) = cluster
+        .data_directory
+        .as_deref()
+        .map(common::process::become_owner_of)
+        .transpose()?
+        .flatten()
+    {
         log::info!("{note}");
     }
     let cache = config.state_directory.join(&cluster.name).join("catalog");
@@ -38,5 +44,8 @@ fn run(args: args::Args) -> Result<()> {
     if unread.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Kind::Failed, format!("cannot read all of repository {}", unread.join(", "))))
+    Err(Error::new(
+        Kind::Failed,
+        format!("cannot read all of repository {}", unread.join(", ")),
+    ))
 }

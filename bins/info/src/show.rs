@@ -22,13 +22,26 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 fn push_repository(out: &mut String, repository: &RepositoryReport) {
-    line(out, format_args!("\nrepository {}  {}", repository.name, repository.url));
+    line(
+        out,
+        format_args!("\nrepository {}  {}", repository.name, repository.url),
+    );
     if let Some(error) = &repository.error {
         line(out, format_args!("  cannot be read: {error}"));
         return;
     }
-    let encrypted = if repository.encrypted == Some(true) { "encrypted" } else { "not encrypted" };
-    line(out, format_args!("  UUID {}, {encrypted}", repository.uuid.as_deref().unwrap_or("unknown")));
+    let encrypted = if repository.encrypted == Some(true) {
+        "encrypted"
+    } else {
+        "not encrypted"
+    };
+    line(
+        out,
+        format_args!(
+            "  UUID {}, {encrypted}",
+            repository.uuid.as_deref().unwrap_or("unknown")
+        ),
+    );
     if repository.backups.is_empty() {
         line(out, format_args!("  no backup"));
     } else {
@@ -38,7 +51,10 @@ fn push_repository(out: &mut String, repository: &RepositoryReport) {
         line(out, format_args!("  unfinished: {label} (running, or left behind)"));
     }
     for unreadable in &repository.unreadable {
-        line(out, format_args!("  UNREADABLE: {}: {}", unreadable.label, unreadable.why));
+        line(
+            out,
+            format_args!("  UNREADABLE: {}: {}", unreadable.label, unreadable.why),
+        );
     }
     for system in &repository.systems {
         push_system(out, system);
@@ -70,26 +86,46 @@ fn push_backups(out: &mut String, backups: &[BackupReport]) {
                 ByteSize(backup.size_bytes).to_string(),
                 ByteSize(backup.stored_bytes).to_string(),
                 backup.timeline,
-                backup.note.as_ref().map(|note| format!("  ({note})")).unwrap_or_default(),
+                backup
+                    .note
+                    .as_ref()
+                    .map(|note| format!("  ({note})"))
+                    .unwrap_or_default(),
             ),
         );
     }
 }
 
 fn push_system(out: &mut String, system: &SystemReport) {
-    line(out, format_args!("  system {}  PostgreSQL {}", system.system_identifier, system.major));
     line(
         out,
-        format_args!("    WAL: {} segments, {} stored", system.wal_segments, ByteSize(system.wal_stored_bytes)),
+        format_args!("  system {}  PostgreSQL {}", system.system_identifier, system.major),
+    );
+    line(
+        out,
+        format_args!(
+            "    WAL: {} segments, {} stored",
+            system.wal_segments,
+            ByteSize(system.wal_stored_bytes)
+        ),
     );
     for range in &system.wal_ranges {
         line(
             out,
-            format_args!("      timeline {}  {} .. {}  {} segments", range.timeline, range.first, range.last, range.segments),
+            format_args!(
+                "      timeline {}  {} .. {}  {} segments",
+                range.timeline, range.first, range.last, range.segments
+            ),
         );
     }
     for gap in &system.wal_gaps {
-        line(out, format_args!("      GAP         {} .. {}  {} segments missing", gap.first, gap.last, gap.segments));
+        line(
+            out,
+            format_args!(
+                "      GAP         {} .. {}  {} segments missing",
+                gap.first, gap.last, gap.segments
+            ),
+        );
     }
     for window in &system.windows {
         line(
@@ -101,7 +137,10 @@ fn push_system(out: &mut String, system: &SystemReport) {
         );
     }
     for lost in &system.unrecoverable {
-        line(out, format_args!("    NOT RECOVERABLE: {}: WAL {} is missing", lost.label, lost.missing));
+        line(
+            out,
+            format_args!("    NOT RECOVERABLE: {}: WAL {} is missing", lost.label, lost.missing),
+        );
     }
     for name in &system.foreign {
         line(out, format_args!("    foreign name: {name}"));

@@ -35,7 +35,10 @@ fn finding(what: impl Into<String>, result: Result<String>) -> Finding {
         Some(hint) => format!("{}; {hint}", chain(&error)),
         None => chain(&error),
     };
-    Finding { what: what.into(), result: result.map_err(told) }
+    Finding {
+        what: what.into(),
+        result: result.map_err(told),
+    }
 }
 
 /// Runs every check, prints a line for each, and fails if any did.
@@ -48,7 +51,9 @@ pub fn run(
     args: &Args,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<()> {
-    let control = cluster.data_directory().and_then(|directory| ControlFile::read(directory));
+    let control = cluster
+        .data_directory()
+        .and_then(|directory| ControlFile::read(directory));
     let mut findings = vec![finding(
         "data directory",
         control.as_ref().map_err(copy).and_then(|control| {
@@ -81,7 +86,10 @@ pub fn run(
     if failed == 0 {
         return Ok(());
     }
-    Err(Error::new(Kind::Failed, format!("{failed} of {} checks do not hold", findings.len())))
+    Err(Error::new(
+        Kind::Failed,
+        format!("{failed} of {} checks do not hold", findings.len()),
+    ))
 }
 
 fn copy(error: &Error) -> Error {
@@ -97,7 +105,10 @@ fn wrong(message: String, hint: &str) -> Error {
 }
 
 fn check_server(cluster: &Cluster, environment: &dyn Fn(&str) -> Option<String>) -> Vec<Finding> {
-    let mut session = match cluster.connection(environment).and_then(|settings| Session::connect(&settings)) {
+    let mut session = match cluster
+        .connection(environment)
+        .and_then(|settings| Session::connect(&settings))
+    {
         Ok(session) => session,
         Err(error) => return vec![finding("server", Err(error))],
     };
@@ -109,9 +120,15 @@ fn check_server(cluster: &Cluster, environment: &dyn Fn(&str) -> Option<String>)
         ("archive_timeout", judge_archive_timeout),
         ("max_wal_senders", judge_max_wal_senders),
     ];
-    let mut findings = vec![finding("server", Ok(format!("PostgreSQL {} answers", session.server_version().number())))];
+    let mut findings = vec![finding(
+        "server",
+        Ok(format!("PostgreSQL {} answers", session.server_version().number())),
+    )];
     for (name, judge) in judges {
-        findings.push(finding(name, setting(&mut session, name).and_then(|value| judge(&value))));
+        findings.push(finding(
+            name,
+            setting(&mut session, name).and_then(|value| judge(&value)),
+        ));
     }
     let configured = setting(&mut session, "data_directory").and_then(|theirs| {
         let ours = cluster.data_directory()?;
@@ -138,14 +155,20 @@ fn setting(session: &mut Session, name: &str) -> Result<String> {
 fn judge_wal_level(value: &str) -> Result<String> {
     match value {
         "replica" | "logical" => Ok(value.to_owned()),
-        _ => Err(wrong(format!("{value} is too little for a backup"), "set wal_level = replica and restart")),
+        _ => Err(wrong(
+            format!("{value} is too little for a backup"),
+            "set wal_level = replica and restart",
+        )),
     }
 }
 
 fn judge_archive_mode(value: &str) -> Result<String> {
     match value {
         "on" | "always" => Ok(value.to_owned()),
-        _ => Err(wrong(format!("{value}: no WAL is archived"), "set archive_mode = on and restart")),
+        _ => Err(wrong(
+            format!("{value}: no WAL is archived"),
+            "set archive_mode = on and restart",
+        )),
     }
 }
 
@@ -172,7 +195,10 @@ fn judge_archive_timeout(value: &str) -> Result<String> {
 fn judge_max_wal_senders(value: &str) -> Result<String> {
     match value.parse::<u32>() {
         Ok(number) if number > 0 => Ok(value.to_owned()),
-        _ => Err(wrong(format!("{value}: no standby can follow"), "set max_wal_senders = 10 and restart")),
+        _ => Err(wrong(
+            format!("{value}: no standby can follow"),
+            "set max_wal_senders = 10 and restart",
+        )),
     }
 }
 
@@ -200,21 +226,37 @@ fn check_repository(repository: &Repository, control: Option<&ControlFile>) -> V
     let what = |check: &str| format!("repository \"{}\" {check}", repository.name);
     let mut findings = vec![finding(
         what("identity"),
-        repository.identity_for_writing().map(|identity| format!("UUID {}", identity.uuid)).map_err(|error| {
-            let missing = error.kind() == Kind::NotFound;
-            if missing { error.hint("create it with pgkeep-init") } else { error }
-        }),
+        repository
+            .identity_for_writing()
+            .map(|identity| format!("UUID {}", identity.uuid))
+            .map_err(|error| {
+                let missing = error.kind() == Kind::NotFound;
+                if missing {
+                    error.hint("create it with pgkeep-init")
+                } else {
+                    error
+                }
+            }),
     )];
     if findings.iter().any(|finding| finding.result.is_err()) {
         return findings;
     }
     if let Some(control) = control {
         let known = events::require_system(repository, control.system_id);
-        findings.push(finding(what("system identifier"), known.map(|system| system.system.to_string())));
+        findings.push(finding(
+            what("system identifier"),
+            known.map(|system| system.system.to_string()),
+        ));
     }
     findings.push(finding(what("write, read, delete"), try_out(repository)));
     findings.push(finding(what("key"), check_key(repository)));
-    findings.push(finding(what("clock"), repository.store.now().and_then(|store| judge_clock(UtcTime::now(), store))));
+    findings.push(finding(
+        what("clock"),
+        repository
+            .store
+            .now()
+            .and_then(|store| judge_clock(UtcTime::now(), store)),
+    ));
     let space = repository.store.free_space().and_then(|space| match space {
         Some(space) => judge_space(space.available, space.total),
         None => Ok("not known".to_owned()),
@@ -238,7 +280,12 @@ fn try_out(repository: &Repository) -> Result<String> {
     match again {
         Err(error) if error.kind() == Kind::AlreadyExists => {}
         Err(error) => return Err(error),
-        Ok(_) => return Err(wrong("an object could be created twice".to_owned(), "this store cannot keep WAL safe")),
+        Ok(_) => {
+            return Err(wrong(
+                "an object could be created twice".to_owned(),
+                "this store cannot keep WAL safe",
+            ));
+        }
     }
     deleted?;
     Ok(format!("works, exclusive creation by {}", store.exclusive()))
@@ -256,7 +303,9 @@ fn check_key(repository: &Repository) -> Result<String> {
     let sealed = encode_small(b"probe", ContentKind::Wal, 1, &repository.sealing)?;
     decode_small(&sealed, &repository.opening)
         .map_err(|error| error.hint("the identity_file does not belong to any of the recipients"))?;
-    Ok(format!("{recipients} recipients, and the identity opens what they seal"))
+    Ok(format!(
+        "{recipients} recipients, and the identity opens what they seal"
+    ))
 }
 
 #[cfg(test)]

@@ -74,8 +74,16 @@ fn create(
     }
     note_recipients(repository, now)?;
     let uuid = identity.uuid.clone();
-    pins.set(&Pin { name: repository.name.clone(), url: repository.url.clone(), uuid: uuid.clone() })?;
-    let encryption = if identity.encrypted { "encrypted" } else { "not encrypted" };
+    pins.set(&Pin {
+        name: repository.name.clone(),
+        url: repository.url.clone(),
+        uuid: uuid.clone(),
+    })?;
+    let encryption = if identity.encrypted {
+        "encrypted"
+    } else {
+        "not encrypted"
+    };
     Ok(format!(
         "repository \"{}\" {what}: {}/{}, UUID {uuid}, system identifier {system}, {encryption}, exclusive creation by {}",
         repository.name,
@@ -91,10 +99,13 @@ fn note_recipients(repository: &Repository, now: UtcTime) -> Result<()> {
     if recipients.is_empty() {
         return Ok(());
     }
-    let last = events::read(repository)?.into_iter().rev().find_map(|event| match event.what {
-        What::Recipients { recipients } => Some(recipients),
-        _ => None,
-    });
+    let last = events::read(repository)?
+        .into_iter()
+        .rev()
+        .find_map(|event| match event.what {
+            What::Recipients { recipients } => Some(recipients),
+            _ => None,
+        });
     if last.as_ref() != Some(&recipients) {
         events::append(repository, now, &open::host_name(), What::Recipients { recipients })?;
     }

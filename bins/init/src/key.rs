@@ -16,10 +16,16 @@ pub fn generate(path: &Path, now: UtcTime) -> Result<()> {
     let (secret, public) = generate_identity();
     let content = format!("# created: {now}\n# public key: {public}\n{secret}\n");
     durable::write_new(path, content.as_bytes(), 0o600).map_err(|error| match error.kind() {
-        Kind::AlreadyExists => Error::new(Kind::Refused, format!("{} exists, and a key is never overwritten", path.display()))
-            .hint("choose another file; the old key opens the old backups"),
+        Kind::AlreadyExists => Error::new(
+            Kind::Refused,
+            format!("{} exists, and a key is never overwritten", path.display()),
+        )
+        .hint("choose another file; the old key opens the old backups"),
         _ => error.context(format!("write the key to {}", path.display())),
     })?;
-    log::info!("keep {} where restores run and in a safe; without it no backup can be opened", path.display());
+    log::info!(
+        "keep {} where restores run and in a safe; without it no backup can be opened",
+        path.display()
+    );
     exit::print(&format!("{public}\n"))
 }

@@ -23,7 +23,13 @@ fn run(args: args::Args) -> Result<()> {
     let environment = exit::environment;
     let config = args.common.load(&environment)?;
     let cluster = args.common.choose(&config)?;
-    if let Some(note) = cluster.data_directory.as_deref().map(common::process::become_owner_of).transpose()?.flatten() {
+    if let Some(note) = cluster
+        .data_directory
+        .as_deref()
+        .map(common::process::become_owner_of)
+        .transpose()?
+        .flatten()
+    {
         log::info!("{note}");
     }
     if args.check {

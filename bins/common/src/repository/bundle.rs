@@ -64,7 +64,12 @@ impl<W: Write> BundleWriter<W> {
     /// # Errors
     /// As the frame writer's.
     pub fn new(out: W, level: i32) -> Result<Self> {
-        Ok(Self { frames: FrameWriter::new(out, level)?, index: Index::default(), data_bytes: 0, open: None })
+        Ok(Self {
+            frames: FrameWriter::new(out, level)?,
+            index: Index::default(),
+            data_bytes: 0,
+            open: None,
+        })
     }
 
     /// Whether a member of `size` bytes still belongs in here.
@@ -105,7 +110,12 @@ impl<W: Write> BundleWriter<W> {
                 first_digest: self.index.digests.len() as u64,
             });
         }
-        self.open = Some(Open { offset, size, written: 0, crc32c: 0 });
+        self.open = Some(Open {
+            offset,
+            size,
+            written: 0,
+            crc32c: 0,
+        });
         Ok(())
     }
 
@@ -115,15 +125,20 @@ impl<W: Write> BundleWriter<W> {
     /// `Failed` if that does not hold or the bytes are more than the announced size; else what writing gave.
     pub fn data(&mut self, chunk: &[u8]) -> Result<()> {
         let misuse = |why: &str| Error::new(Kind::Failed, format!("write a bundle: {why}"));
-        let Some(open) = &mut self.open else { return Err(misuse("no file has begun")) };
+        let Some(open) = &mut self.open else {
+            return Err(misuse("no file has begun"));
+        };
         let after = open.written + chunk.len() as u64;
-        if after > open.size || chunk.len() > FRAME_BYTES || (after < open.size && chunk.len() % BLOCK_BYTES != 0) {
+        if after > open.size || chunk.len() > FRAME_BYTES || (after < open.size && !chunk.len().is_multiple_of(BLOCK_BYTES)) {
             return Err(misuse("a chunk does not fit its file"));
         }
         open.written = after;
         open.crc32c = crc32c_append(open.crc32c, chunk);
         for block in chunk.chunks(BLOCK_BYTES) {
-            self.index.digests.push(BlockDigest { xxh3: xxh3_128(block), crc32c: crc32c(block) });
+            self.index.digests.push(BlockDigest {
+                xxh3: xxh3_128(block),
+                crc32c: crc32c(block),
+            });
         }
         self.data_bytes += chunk.len() as u64;
         self.frames.put(chunk)
@@ -141,10 +156,17 @@ impl<W: Write> BundleWriter<W> {
     pub fn end_file(&mut self) -> Result<Placed> {
         let open = self.open.take().filter(|open| open.written == open.size);
         let Some(open) = open else {
-            return Err(Error::new(Kind::Failed, "write a bundle: a file has fewer bytes than announced"));
+            return Err(Error::new(
+                Kind::Failed,
+                "write a bundle: a file has fewer bytes than announced",
+            ));
         };
         self.pad(open.size)?;
-        Ok(Placed { offset: open.offset, length: open.size, crc32c: open.crc32c })
+        Ok(Placed {
+            offset: open.offset,
+            length: open.size,
+            crc32c: open.crc32c,
+        })
     }
 
     fn pad(&mut self, size: u64) -> Result<()> {
@@ -268,7 +290,10 @@ mod tests {
         }
         let (bytes, index, plain) = bundle.finish().unwrap();
         let mut stream = Vec::new();
-        FrameReader::new(bytes.as_slice()).unwrap().read_to_end(&mut stream).unwrap();
+        FrameReader::new(bytes.as_slice())
+            .unwrap()
+            .read_to_end(&mut stream)
+            .unwrap();
         assert_eq!(stream.len() as u64, plain);
 
         let mut archive = tar::Archive::new(stream.as_slice());
@@ -297,7 +322,11 @@ mod tests {
     fn no_block_is_split_between_frames() {
         let mut bundle = BundleWriter::new(Vec::new(), 2).unwrap();
         for n in 0..40 {
-            add(&mut bundle, format!("data/{n}").as_bytes(), &content(8192 * (n % 5) + n));
+            add(
+                &mut bundle,
+                format!("data/{n}").as_bytes(),
+                &content(8192 * (n % 5) + n),
+            );
         }
         add(&mut bundle, b"data/large", &content(1_000_000));
         let (_, index, _) = bundle.finish().unwrap();
@@ -311,7 +340,10 @@ mod tests {
             for block in (0..member.size).step_by(BLOCK_BYTES) {
                 let from = member.offset + block;
                 let to = member.offset + (block + BLOCK_BYTES as u64).min(member.size);
-                assert!(!ends.iter().any(|end| from < *end && *end < to), "a frame ends inside a block");
+                assert!(
+                    !ends.iter().any(|end| from < *end && *end < to),
+                    "a frame ends inside a block"
+                );
             }
         }
     }

@@ -91,12 +91,19 @@ fn to_cache(directory: &Path, info: &BackupInfo) {
     let kept = durable::create_dir_all(directory, 0o700)
         .and_then(|()| durable::replace_unsynced(&directory.join(format!("{}.json", info.label)), &bytes, 0o600));
     if let Err(error) = kept {
-        log::debug!("cannot remember {} in {}: {}", info.label, directory.display(), chain(&error));
+        log::debug!(
+            "cannot remember {} in {}: {}",
+            info.label,
+            directory.display(),
+            chain(&error)
+        );
     }
 }
 
 fn forget_others(directory: &Path, seen: &[String]) {
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.ends_with(".json") && !seen.contains(&name) {

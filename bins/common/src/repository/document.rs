@@ -18,7 +18,9 @@ pub fn write<T: Serialize>(store: &dyn Store, key: &Key, document: &T) -> Result
     let mut bytes = serde_json::to_vec(document)
         .map_err(|error| Error::new(Kind::Failed, format!("encode {key}")).because(error))?;
     bytes.push(b'\n');
-    store.put_new(key, &bytes).map_err(|error| error.context(format!("write {}", store.describe(Some(key)))))
+    store
+        .put_new(key, &bytes)
+        .map_err(|error| error.context(format!("write {}", store.describe(Some(key)))))
 }
 
 /// Reads the document under `key`.
@@ -27,8 +29,8 @@ pub fn write<T: Serialize>(store: &dyn Store, key: &Key, document: &T) -> Result
 /// `NotFound` if it is surely absent; `Refused` if its `format` is newer than this program knows;
 /// `Corrupt` if it is not such a document.
 pub fn read<T: DeserializeOwned>(store: &dyn Store, key: &Key) -> Result<T> {
-    let bytes =
-        read_all(store, key, LIMIT_BYTES).map_err(|error| error.context(format!("read {}", store.describe(Some(key)))))?;
+    let bytes = read_all(store, key, LIMIT_BYTES)
+        .map_err(|error| error.context(format!("read {}", store.describe(Some(key)))))?;
     parse(&bytes).map_err(|error| error.context(format!("read {}", store.describe(Some(key)))))
 }
 
@@ -45,7 +47,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     if version.format > FORMAT {
         return Err(Error::new(
             Kind::Refused,
-            format!("it has format {}, and this program reads up to format {FORMAT}", version.format),
+            format!(
+                "it has format {}, and this program reads up to format {FORMAT}",
+                version.format
+            ),
         )
         .hint("install a newer pgkeep on this host"));
     }

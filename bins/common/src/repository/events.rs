@@ -113,7 +113,13 @@ pub struct KnownSystem {
 /// What the store says.
 pub fn append(repository: &Repository, time: UtcTime, host: &str, what: What) -> Result<Key> {
     let key = repository.keys().event(time, Nonce::random()?, what.kind())?;
-    let event = Event { format: super::FORMAT, time, host: host.to_owned(), writer: identity::writer(), what };
+    let event = Event {
+        format: super::FORMAT,
+        time,
+        host: host.to_owned(),
+        writer: identity::writer(),
+        what,
+    };
     document::write(repository.store.as_ref(), &key, &event)?;
     Ok(key)
 }
@@ -140,13 +146,28 @@ pub fn read(repository: &Repository) -> Result<Vec<Event>> {
 pub fn systems(repository: &Repository) -> Result<Vec<KnownSystem>> {
     let mut known: Vec<KnownSystem> = Vec::new();
     for event in read(repository)? {
-        let What::System { system_identifier, major, segment_size, .. } = event.what else { continue };
+        let What::System {
+            system_identifier,
+            major,
+            segment_size,
+            ..
+        } = event.what
+        else {
+            continue;
+        };
         let system = system_identifier.parse::<u64>().map(SystemId).map_err(|error| {
-            Error::new(Kind::Corrupt, format!("\"{system_identifier}\" in an event is not a system identifier"))
-                .because(error)
+            Error::new(
+                Kind::Corrupt,
+                format!("\"{system_identifier}\" in an event is not a system identifier"),
+            )
+            .because(error)
         })?;
         known.retain(|other| other.system != system);
-        known.push(KnownSystem { system, major, segment_size });
+        known.push(KnownSystem {
+            system,
+            major,
+            segment_size,
+        });
     }
     Ok(known)
 }
@@ -179,7 +200,8 @@ mod tests {
 
     #[test]
     fn an_event_of_an_unknown_kind_is_kept_and_ignored() {
-        let text = r#"{"format":1,"kind":"tombstone","time":"2026-11-20T02:00:00Z","host":"a","writer":"b","schema":"t"}"#;
+        let text =
+            r#"{"format":1,"kind":"tombstone","time":"2026-11-20T02:00:00Z","host":"a","writer":"b","schema":"t"}"#;
         let event: Event = serde_json::from_str(text).unwrap();
         assert!(matches!(event.what, What::Unknown(_)));
     }

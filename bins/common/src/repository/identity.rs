@@ -60,12 +60,18 @@ pub fn read(store: &dyn Store, cluster: &ClusterName) -> Result<Identity> {
     let identity: Identity = document::read(store, &key)?;
     let place = store.describe(Some(&key));
     if identity.pgkeep != "repository" || !is_uuid(&identity.uuid) {
-        return Err(Error::new(Kind::Corrupt, format!("{place} does not describe a pgkeep repository")));
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!("{place} does not describe a pgkeep repository"),
+        ));
     }
     if identity.cluster != cluster.as_str() {
         return Err(Error::new(
             Kind::Refused,
-            format!("{place} belongs to cluster \"{}\", not to \"{cluster}\"", identity.cluster),
+            format!(
+                "{place} belongs to cluster \"{}\", not to \"{cluster}\"",
+                identity.cluster
+            ),
         )
         .hint("was a repository copied, or mounted in the wrong place?"));
     }

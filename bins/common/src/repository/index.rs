@@ -81,7 +81,9 @@ impl Index {
     /// # Errors
     /// `Corrupt` if anything is not as FORMAT.md says.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let (body, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| corrupt("it is too short"))?;
+        let (body, crc) = bytes
+            .split_last_chunk::<4>()
+            .ok_or_else(|| corrupt("it is too short"))?;
         if crc32c(body) != u32::from_le_bytes(*crc) {
             return Err(corrupt("its checksum does not match"));
         }
@@ -96,19 +98,32 @@ impl Index {
         for _ in 0..members {
             let length = u16::from_le_bytes(rest.take::<2>()?);
             let name = rest.slice(usize::from(length))?.to_vec();
-            index.members.push(Member { name, offset: rest.u64()?, size: rest.u64()?, first_digest: rest.u64()? });
+            index.members.push(Member {
+                name,
+                offset: rest.u64()?,
+                size: rest.u64()?,
+                first_digest: rest.u64()?,
+            });
         }
         let mut entries = Vec::new();
         for _ in 0..frames {
-            entries.push(Frame { stored: rest.u32()?, plain: rest.u32()? });
+            entries.push(Frame {
+                stored: rest.u32()?,
+                plain: rest.u32()?,
+            });
         }
         index.frames = FrameTable::new(entries).map_err(|error| error.with_kind(Kind::Corrupt))?;
         for _ in 0..digests {
-            index
-                .digests
-                .push(BlockDigest { xxh3: Xxh3_128::from_bytes(rest.take::<16>()?), crc32c: rest.u32()? });
+            index.digests.push(BlockDigest {
+                xxh3: Xxh3_128::from_bytes(rest.take::<16>()?),
+                crc32c: rest.u32()?,
+            });
         }
-        if rest.0.is_empty() { Ok(index) } else { Err(corrupt("something follows its end")) }
+        if rest.0.is_empty() {
+            Ok(index)
+        } else {
+            Err(corrupt("something follows its end"))
+        }
     }
 }
 
@@ -124,13 +139,19 @@ struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
     fn slice(&mut self, length: usize) -> Result<&'a [u8]> {
-        let (head, tail) = self.0.split_at_checked(length).ok_or_else(|| corrupt("it ends early"))?;
+        let (head, tail) = self
+            .0
+            .split_at_checked(length)
+            .ok_or_else(|| corrupt("it ends early"))?;
         self.0 = tail;
         Ok(head)
     }
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let (head, tail) = self.0.split_first_chunk::<N>().ok_or_else(|| corrupt("it ends early"))?;
+        let (head, tail) = self
+            .0
+            .split_first_chunk::<N>()
+            .ok_or_else(|| corrupt("it ends early"))?;
         self.0 = tail;
         Ok(*head)
     }
@@ -152,11 +173,26 @@ mod tests {
 
     fn sample() -> Index {
         Index {
-            members: vec![Member { name: b"data/base/1/2".to_vec(), offset: 512, size: 9000, first_digest: 0 }],
-            frames: FrameTable::new(vec![Frame { stored: 100, plain: 9512 }]).unwrap(),
+            members: vec![Member {
+                name: b"data/base/1/2".to_vec(),
+                offset: 512,
+                size: 9000,
+                first_digest: 0,
+            }],
+            frames: FrameTable::new(vec![Frame {
+                stored: 100,
+                plain: 9512,
+            }])
+            .unwrap(),
             digests: vec![
-                BlockDigest { xxh3: Xxh3_128(7), crc32c: 1 },
-                BlockDigest { xxh3: Xxh3_128(8), crc32c: 2 },
+                BlockDigest {
+                    xxh3: Xxh3_128(7),
+                    crc32c: 1,
+                },
+                BlockDigest {
+                    xxh3: Xxh3_128(8),
+                    crc32c: 2,
+                },
             ],
         }
     }

@@ -24,12 +24,16 @@ impl ClusterName {
     pub fn parse(name: &str) -> Result<Self> {
         let ok = name.len() <= 63
             && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
         if ok {
             Ok(Self(name.to_owned()))
         } else {
-            Err(Error::new(Kind::Config, format!("\"{name}\" cannot be a cluster's name"))
-                .hint("use up to 63 letters, digits, '_', '.', '-', beginning with a letter or digit"))
+            Err(
+                Error::new(Kind::Config, format!("\"{name}\" cannot be a cluster's name"))
+                    .hint("use up to 63 letters, digits, '_', '.', '-', beginning with a letter or digit"),
+            )
         }
     }
 
@@ -62,7 +66,9 @@ impl Nonce {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let lower_hex = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        let lower_hex = text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
         if text.len() != 6 || !lower_hex {
             return None;
         }
@@ -112,7 +118,11 @@ pub struct Label {
 impl Label {
     /// Names a backup of `kind` that starts now.
     pub fn new(started: UtcTime, kind: BackupType, nonce: Nonce) -> Self {
-        Self { started: started.whole_seconds(), kind, nonce }
+        Self {
+            started: started.whole_seconds(),
+            kind,
+            nonce,
+        }
     }
 
     /// The job's start by its host's clock, in whole seconds.
@@ -285,7 +295,11 @@ impl Keys<'_> {
     pub fn damaged(&self, time: UtcTime, nonce: Nonce, original: &Key) -> Result<Key> {
         let text = original.to_string();
         let below = text.strip_prefix(&format!("{}/", self.cluster)).unwrap_or(&text);
-        self.key(&format!("damaged/{}-{nonce}/{}", time.compact(), below.replace('/', "%")))
+        self.key(&format!(
+            "damaged/{}-{nonce}/{}",
+            time.compact(),
+            below.replace('/', "%")
+        ))
     }
 }
 
@@ -302,7 +316,16 @@ mod tests {
 
     #[test]
     fn a_label_with_path_tricks_is_refused() {
-        for text in ["", "..", "../x", "20261120T020000Z-full-3f9a1c/..", "20261120T020000Z-full-3F9A1C", "20261120T020000Z-dump-3f9a1c", "x-full-3f9a1c", "20261320T020000Z-full-3f9a1c"] {
+        for text in [
+            "",
+            "..",
+            "../x",
+            "20261120T020000Z-full-3f9a1c/..",
+            "20261120T020000Z-full-3F9A1C",
+            "20261120T020000Z-dump-3f9a1c",
+            "x-full-3f9a1c",
+            "20261320T020000Z-full-3f9a1c",
+        ] {
             assert_eq!(text.parse::<Label>().unwrap_err().kind(), Kind::Refused, "{text}");
         }
     }

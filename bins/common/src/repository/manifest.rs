@@ -154,11 +154,16 @@ fn from_text_or_hex(text: Option<String>, encoded: Option<String>) -> Result<Opt
 fn check_path(path: &[u8]) -> Result<()> {
     let bad = path.is_empty()
         || path.contains(&0)
-        || path.split(|byte| *byte == b'/').any(|part| part.is_empty() || part == b"." || part == b"..");
+        || path
+            .split(|byte| *byte == b'/')
+            .any(|part| part.is_empty() || part == b"." || part == b"..");
     if bad {
         return Err(Error::new(
             Kind::Refused,
-            format!("the manifest names an unsafe path \"{}\"", String::from_utf8_lossy(path)),
+            format!(
+                "the manifest names an unsafe path \"{}\"",
+                String::from_utf8_lossy(path)
+            ),
         ));
     }
     Ok(())
@@ -167,7 +172,14 @@ fn check_path(path: &[u8]) -> Result<()> {
 fn line_ranges(ranges: &[Range]) -> Vec<(String, u32, u64, u64, u64, String)> {
     let one = |range: &Range| {
         let label = range.label.map(|label| label.to_string()).unwrap_or_default();
-        (label, range.bundle, range.offset, range.file_offset, range.length, format!("{:08x}", range.crc32c))
+        (
+            label,
+            range.bundle,
+            range.offset,
+            range.file_offset,
+            range.length,
+            format!("{:08x}", range.crc32c),
+        )
     };
     ranges.iter().map(one).collect()
 }
@@ -260,15 +272,17 @@ impl Entry {
     fn from_line(line: Line) -> Result<Self> {
         let missing = |what: &str| corrupt(format!("a manifest line lacks \"{what}\""));
         if line.more {
-            return Err(corrupt("a manifest line continues an entry that does not stand before it"));
+            return Err(corrupt(
+                "a manifest line continues an entry that does not stand before it",
+            ));
         }
         let path = from_text_or_hex(line.path, line.encoded_path)?.ok_or_else(|| missing("path"))?;
         check_path(&path)?;
         let node = match line.node.as_deref() {
             Some("dir") => Node::Directory,
-            Some("link") => Node::Link(
-                from_text_or_hex(line.target, line.encoded_target)?.ok_or_else(|| missing("target"))?,
-            ),
+            Some("link") => {
+                Node::Link(from_text_or_hex(line.target, line.encoded_target)?.ok_or_else(|| missing("target"))?)
+            }
             Some("file") => Node::File(File {
                 size: line.size.ok_or_else(|| missing("size"))?,
                 crc32c: crc(&line.crc32c.ok_or_else(|| missing("crc32c"))?)?,
@@ -318,7 +332,10 @@ impl Entry {
             return Ok(());
         }
         let path = String::from_utf8_lossy(&self.path);
-        Err(corrupt(format!("the manifest's ranges for \"{path}\" do not cover its {} bytes", file.size)))
+        Err(corrupt(format!(
+            "the manifest's ranges for \"{path}\" do not cover its {} bytes",
+            file.size
+        )))
     }
 }
 
@@ -335,8 +352,19 @@ fn parse_line(line: &[u8]) -> Result<Line> {
 
 fn parse_ranges(ranges: Vec<(String, u32, u64, u64, u64, String)>) -> Result<Vec<Range>> {
     let one = |(label, bundle, offset, file_offset, length, digits): (String, u32, u64, u64, u64, String)| {
-        let label = if label.is_empty() { None } else { Some(label.parse::<Label>()?) };
-        Ok(Range { label, bundle, offset, file_offset, length, crc32c: crc(&digits)? })
+        let label = if label.is_empty() {
+            None
+        } else {
+            Some(label.parse::<Label>()?)
+        };
+        Ok(Range {
+            label,
+            bundle,
+            offset,
+            file_offset,
+            length,
+            crc32c: crc(&digits)?,
+        })
     };
     ranges.into_iter().map(one).collect()
 }
@@ -376,7 +404,10 @@ impl<W: Write> ManifestWriter<W> {
     pub fn push(&mut self, path: &[u8], lines: &[u8]) -> Result<()> {
         if self.entries > 0 && path <= self.last.as_slice() {
             let path = String::from_utf8_lossy(path);
-            return Err(Error::new(Kind::Failed, format!("write the manifest: \"{path}\" comes out of order")));
+            return Err(Error::new(
+                Kind::Failed,
+                format!("write the manifest: \"{path}\" comes out of order"),
+            ));
         }
         let full = self.group_count as usize >= GROUP_LINES || self.group.len() + lines.len() > FRAME_BYTES;
         if full {
@@ -441,7 +472,14 @@ impl<W: Write> ManifestWriter<W> {
         }
         self.frames.cut()?;
         let mut line = Vec::new();
-        push_json(&mut line, &Tail { index: self.index.len() as u64, entries: self.entries, offset })?;
+        push_json(
+            &mut line,
+            &Tail {
+                index: self.index.len() as u64,
+                entries: self.entries,
+                offset,
+            },
+        )?;
         self.frames.put(&line)?;
         let plain = self.frames.position();
         let (out, _) = self.frames.finish()?;
@@ -481,8 +519,9 @@ impl<'a> ManifestReader<'a> {
         let (offset, length) = tail_at.ok_or_else(|| corrupt("the manifest is empty"))?;
         let tail: Tail = serde_json::from_slice(read_part(&mut own, offset, length)?.trim_ascii_end())
             .map_err(|error| corrupt("the manifest's last line is damaged").because(error))?;
-        let index_length =
-            offset.checked_sub(tail.offset).ok_or_else(|| corrupt("the manifest's index lies behind its end"))?;
+        let index_length = offset
+            .checked_sub(tail.offset)
+            .ok_or_else(|| corrupt("the manifest's index lies behind its end"))?;
         let mut index = Vec::new();
         for line in read_part(&mut own, tail.offset, index_length)?.split(|byte| *byte == b'\n') {
             if !line.is_empty() {
@@ -492,11 +531,19 @@ impl<'a> ManifestReader<'a> {
                 );
             }
         }
-        let counted: u64 = index.iter().fold(0, |sum: u64, group: &Group| sum.saturating_add(group.count));
+        let counted: u64 = index
+            .iter()
+            .fold(0, |sum: u64, group: &Group| sum.saturating_add(group.count));
         if index.len() as u64 != tail.index || counted != tail.entries {
             return Err(corrupt("the manifest's frame index does not match its last line"));
         }
-        Ok(Self { own, other: None, open_other, index, entries: tail.entries })
+        Ok(Self {
+            own,
+            other: None,
+            open_other,
+            index,
+            entries: tail.entries,
+        })
     }
 
     /// How many entries there are.
@@ -539,7 +586,11 @@ impl<'a> ManifestReader<'a> {
     }
 
     fn group(&mut self, number: usize) -> Result<Vec<Entry>> {
-        let group = self.index.get(number).ok_or_else(|| corrupt("the manifest has no such group"))?.clone();
+        let group = self
+            .index
+            .get(number)
+            .ok_or_else(|| corrupt("the manifest has no such group"))?
+            .clone();
         let source = match group.backup {
             None => &mut self.own,
             Some(label) => {
@@ -554,7 +605,9 @@ impl<'a> ManifestReader<'a> {
         };
         let bytes = read_part(source, group.offset, group.length)?;
         if bytes.len() as u64 != group.plain {
-            return Err(corrupt("a group of the manifest has another length than its index says"));
+            return Err(corrupt(
+                "a group of the manifest has another length than its index says",
+            ));
         }
         let mut entries: Vec<Entry> = Vec::new();
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
@@ -567,7 +620,8 @@ impl<'a> ManifestReader<'a> {
         for entry in &entries {
             entry.check_ranges()?;
         }
-        if entries.len() as u64 != group.count || entries.first().map(|first| &first.path) != Some(&group_first(&group)?)
+        if entries.len() as u64 != group.count
+            || entries.first().map(|first| &first.path) != Some(&group_first(&group)?)
         {
             return Err(corrupt("a group of the manifest does not hold what its index says"));
         }
@@ -591,7 +645,9 @@ fn read_part(source: &mut (impl Read + Seek + ?Sized), offset: u64, length: u64)
     }
     source.seek(SeekFrom::Start(offset)).context(|| "read the manifest")?;
     let mut plain = Vec::new();
-    FrameReader::new((&mut *source).take(length))?.read_to_end(&mut plain).context(|| "read the manifest")?;
+    FrameReader::excerpt((&mut *source).take(length))?
+        .read_to_end(&mut plain)
+        .context(|| "read the manifest")?;
     Ok(plain)
 }
 
@@ -618,7 +674,12 @@ mod tests {
             owner: "postgres".to_owned(),
             group: "postgres".to_owned(),
             mtime: UtcTime::UNIX_EPOCH,
-            node: Node::File(File { size: ranges.len() as u64 * 8192, crc32c: 7, ranges, damaged: vec![(3, 1)] }),
+            node: Node::File(File {
+                size: ranges.len() as u64 * 8192,
+                crc32c: 7,
+                ranges,
+                damaged: vec![(3, 1)],
+            }),
         }
     }
 
@@ -631,7 +692,10 @@ mod tests {
     }
 
     fn open(bytes: &[u8]) -> Result<ManifestReader<'_>> {
-        ManifestReader::open(Box::new(Cursor::new(bytes)), Box::new(|_| panic!("no other backup is referred to")))
+        ManifestReader::open(
+            Box::new(Cursor::new(bytes)),
+            Box::new(|_| panic!("no other backup is referred to")),
+        )
     }
 
     fn read(bytes: &[u8]) -> Result<Vec<Entry>> {
@@ -645,10 +709,14 @@ mod tests {
 
     #[test]
     fn entries_read_back_in_order_whatever_their_number_and_names() {
-        let mut entries: Vec<Entry> =
-            (0..2500).map(|n| entry(format!("data/base/5/{n:06}").as_bytes(), n % 4)).collect();
+        let mut entries: Vec<Entry> = (0..2500)
+            .map(|n| entry(format!("data/base/5/{n:06}").as_bytes(), n % 4))
+            .collect();
         entries.push(entry(b"data/odd \xff name", 1));
-        entries.push(Entry { node: Node::Link(b"/srv/\xfe".to_vec()), ..entry(b"data/z", 0) });
+        entries.push(Entry {
+            node: Node::Link(b"/srv/\xfe".to_vec()),
+            ..entry(b"data/z", 0)
+        });
         let bytes = write(&entries);
         assert_eq!(read(&bytes).unwrap(), entries);
         let mut reader = open(&bytes).unwrap();
@@ -678,8 +746,21 @@ mod tests {
 
     #[test]
     fn a_path_that_leads_out_is_refused() {
-        for path in [&b"../etc/passwd"[..], b"data/../../x", b"/etc/passwd", b"data//x", b"data/./x", b"", b"data/\0"] {
-            let lines = Entry { path: path.to_vec(), ..entry(b"x", 1) }.to_lines().unwrap();
+        for path in [
+            &b"../etc/passwd"[..],
+            b"data/../../x",
+            b"/etc/passwd",
+            b"data//x",
+            b"data/./x",
+            b"",
+            b"data/\0",
+        ] {
+            let lines = Entry {
+                path: path.to_vec(),
+                ..entry(b"x", 1)
+            }
+            .to_lines()
+            .unwrap();
             assert_eq!(Entry::from_lines(&lines).unwrap_err().kind(), Kind::Refused);
         }
     }
@@ -687,7 +768,9 @@ mod tests {
     #[test]
     fn gaps_and_overlaps_in_a_file_are_corrupt() {
         let mut gap = entry(b"data/a", 3);
-        let Node::File(file) = &mut gap.node else { panic!("a file") };
+        let Node::File(file) = &mut gap.node else {
+            panic!("a file")
+        };
         file.ranges.remove(1);
         assert_eq!(read(&write(&[gap])).unwrap_err().kind(), Kind::Corrupt);
     }

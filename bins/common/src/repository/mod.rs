@@ -54,7 +54,10 @@ pub struct Repository {
 
 impl Repository {
     /// Puts a repository together; nothing is read yet.
-    #[allow(clippy::too_many_arguments, reason = "the one constructor, called once, each part of another type")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the one constructor, called once, each part of another type"
+    )]
     pub fn new(
         name: String,
         url: String,
@@ -65,7 +68,17 @@ impl Repository {
         opening: Opening,
         cluster: ClusterName,
     ) -> Self {
-        Self { name, url, required, store, sealing, metadata_sealing, opening, cluster, identity: OnceLock::new() }
+        Self {
+            name,
+            url,
+            required,
+            store,
+            sealing,
+            metadata_sealing,
+            opening,
+            cluster,
+            identity: OnceLock::new(),
+        }
     }
 
     /// What `repository.json` says, read at the first call and checked: format, cluster, encryption.
@@ -91,14 +104,25 @@ impl Repository {
         match (identity.encrypted, self.sealing.is_encrypted()) {
             (true, false) => Err(Error::new(
                 Kind::Config,
-                format!("repository \"{}\" is encrypted, and no recipients are configured for it", self.name),
+                format!(
+                    "repository \"{}\" is encrypted, and no recipients are configured for it",
+                    self.name
+                ),
             )
-            .hint(format!("set encryption = {{ recipients = [\"age1...\"] }} in [repository.{}]", self.name))),
+            .hint(format!(
+                "set encryption = {{ recipients = [\"age1...\"] }} in [repository.{}]",
+                self.name
+            ))),
             (false, true) => Err(Error::new(
                 Kind::Config,
-                format!("repository \"{}\" is not encrypted, and recipients are configured for it", self.name),
+                format!(
+                    "repository \"{}\" is not encrypted, and recipients are configured for it",
+                    self.name
+                ),
             )
-            .hint("a repository is encrypted from its first byte or not at all: choose another url for the encrypted one")),
+            .hint(
+                "a repository is encrypted from its first byte or not at all: choose another url for the encrypted one",
+            )),
             _ => Ok(identity),
         }
     }

@@ -30,7 +30,9 @@ pub struct Pins {
 impl Pins {
     /// The pins below the state directory.
     pub fn new(state_directory: &Path, cluster: &ClusterName) -> Self {
-        Self { directory: state_directory.join(cluster.as_str()).join("repository") }
+        Self {
+            directory: state_directory.join(cluster.as_str()).join("repository"),
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -65,7 +67,11 @@ impl Pins {
             }
             return Ok(known);
         }
-        let pin = Pin { name: repository.name.clone(), url: repository.url.clone(), uuid: uuid.clone() };
+        let pin = Pin {
+            name: repository.name.clone(),
+            url: repository.url.clone(),
+            uuid: uuid.clone(),
+        };
         if let Err(error) = self.set(&pin) {
             log::debug!("cannot remember repository \"{}\": {}", repository.name, chain(&error));
         }
@@ -77,8 +83,7 @@ impl Pins {
     /// # Errors
     /// What the state directory says.
     pub fn set(&self, pin: &Pin) -> Result<()> {
-        let bytes =
-            serde_json::to_vec(pin).map_err(|error| Error::new(Kind::Failed, "encode a pin").because(error))?;
+        let bytes = serde_json::to_vec(pin).map_err(|error| Error::new(Kind::Failed, "encode a pin").because(error))?;
         durable::create_dir_all(&self.directory, 0o700)?;
         durable::replace(&self.file(&pin.name), &bytes, 0o600)
     }

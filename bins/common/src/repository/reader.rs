@@ -21,11 +21,17 @@ pub fn open_stream(repository: &Repository, info: &BackupInfo, name: &str) -> Re
     let suffix = repository.suffix()?;
     let full = format!("{name}{suffix}");
     let record = info.objects.iter().find(|object| object.key == full).ok_or_else(|| {
-        Error::new(Kind::Corrupt, format!("backup {} does not list its object {full}", info.label))
+        Error::new(
+            Kind::Corrupt,
+            format!("backup {} does not list its object {full}", info.label),
+        )
     })?;
     let key = repository.keys().of_backup(info.label, &full)?;
     let place = repository.store.describe(Some(&key));
-    let stat = repository.store.stat(&key)?.ok_or_else(|| Error::new(Kind::NotFound, format!("{place} is missing")))?;
+    let stat = repository
+        .store
+        .stat(&key)?
+        .ok_or_else(|| Error::new(Kind::NotFound, format!("{place} is missing")))?;
     if stat.size != record.size {
         return Err(Error::new(
             Kind::Corrupt,

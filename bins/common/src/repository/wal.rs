@@ -60,11 +60,20 @@ pub fn put(
         .hint(other_content_hint(name))),
         Existing::Damaged(found) => {
             let aside = repository.keys().damaged(now, Nonce::random()?, &key)?;
-            log::error!("{} is damaged ({found}); moving it to {aside} and storing the file again", place());
-            repository.store.move_aside(&key, &aside).context(|| format!("move {} aside", place()))?;
+            log::error!(
+                "{} is damaged ({found}); moving it to {aside} and storing the file again",
+                place()
+            );
+            repository
+                .store
+                .move_aside(&key, &aside)
+                .context(|| format!("move {} aside", place()))?;
             create(repository, &key, content).map_err(|error| error.context(format!("write {}", place())))?;
-            let what =
-                events::What::Damage { key: key.to_string(), found, moved_to: Some(aside.to_string()) };
+            let what = events::What::Damage {
+                key: key.to_string(),
+                found,
+                moved_to: Some(aside.to_string()),
+            };
             events::append(repository, now, host, what)?;
             Ok(Put::Replaced(aside))
         }
@@ -132,7 +141,10 @@ enum Existing {
 fn examine(repository: &Repository, key: &Key) -> Result<Existing> {
     let store = repository.store.as_ref();
     let Some(stat) = store.stat(key)? else {
-        return Err(Error::new(Kind::Transient, format!("{} vanished", store.describe(Some(key)))));
+        return Err(Error::new(
+            Kind::Transient,
+            format!("{} vanished", store.describe(Some(key))),
+        ));
     };
     match descriptor(repository, key, stat.size) {
         Ok(descriptor) => Ok(Existing::Whole(descriptor)),
@@ -171,7 +183,10 @@ pub fn fetch(repository: &Repository, system: SystemId, name: &WalName, out: &mu
     let suffix = repository.suffix()?;
     let key = repository.keys().wal(system, name, suffix)?;
     let place = || repository.store.describe(Some(&key));
-    let stream = repository.store.open(&key, 0, None).map_err(|error| error.context(format!("open {}", place())))?;
+    let stream = repository
+        .store
+        .open(&key, 0, None)
+        .map_err(|error| error.context(format!("open {}", place())))?;
     decode_to(stream, &repository.opening, !suffix.is_empty(), out)
         .map_err(|error| error.context(format!("read {}", place())))
 }
@@ -193,7 +208,10 @@ pub fn prove_repository(repository: &Repository, system: SystemId) -> Result<()>
     // Read anew, not from memory: the store may have gone away since.
     let identity = super::identity::read(repository.store.as_ref(), &repository.cluster)?;
     if identity.uuid != repository.identity()?.uuid {
-        return Err(Error::new(Kind::Refused, format!("repository \"{}\" was exchanged meanwhile", repository.name)));
+        return Err(Error::new(
+            Kind::Refused,
+            format!("repository \"{}\" was exchanged meanwhile", repository.name),
+        ));
     }
     events::require_system(repository, system)?;
     Ok(())
@@ -228,7 +246,9 @@ pub struct WalList {
 impl WalList {
     /// Whether every segment from `first` to `last` of `timeline` is there.
     pub fn covers(&self, timeline: TimelineId, first: SegmentNumber, last: SegmentNumber) -> bool {
-        self.ranges.iter().any(|range| range.timeline == timeline && range.first <= first && last <= range.last)
+        self.ranges
+            .iter()
+            .any(|range| range.timeline == timeline && range.first <= first && last <= range.last)
     }
 
     /// The last segment that follows `from` without a gap on `timeline`, if `from` is there.
@@ -248,7 +268,11 @@ impl WalList {
             last.last = number;
             return;
         }
-        self.ranges.push(Range { timeline, first: number, last: number });
+        self.ranges.push(Range {
+            timeline,
+            first: number,
+            last: number,
+        });
     }
 }
 

@@ -57,7 +57,11 @@ pub fn windows(
     let reached = wal.reaches(own, first);
     let Some(last) = reached.filter(|last| *last >= stop) else {
         let missing = reached.map_or(first, SegmentNumber::next);
-        return Ok(Err(Unreachable { label: backup.label, missing, timeline: own }));
+        return Ok(Err(Unreachable {
+            label: backup.label,
+            missing,
+            timeline: own,
+        }));
     };
     let window = |timeline, last: SegmentNumber| Window {
         label: backup.label,
@@ -73,7 +77,10 @@ pub fn windows(
             continue;
         }
         // Walk from the backup's timeline to this one, a leg for each timeline between.
-        let legs = history.ancestors().iter().skip_while(|ancestor| ancestor.timeline != own);
+        let legs = history
+            .ancestors()
+            .iter()
+            .skip_while(|ancestor| ancestor.timeline != own);
         let mut at = first;
         let mut whole = true;
         for leg in legs {
@@ -118,7 +125,10 @@ mod tests {
             first: SegmentNumber(*first),
             last: SegmentNumber(*last),
         };
-        WalList { ranges: ranges.iter().map(range).collect(), ..WalList::default() }
+        WalList {
+            ranges: ranges.iter().map(range).collect(),
+            ..WalList::default()
+        }
     }
 
     fn histories(texts: &[(u32, &str)]) -> BTreeMap<TimelineId, TimelineHistory> {
@@ -129,7 +139,11 @@ mod tests {
         texts.iter().map(parse).collect()
     }
 
-    fn reached(backup: &BackupInfo, wal: &WalList, histories: &BTreeMap<TimelineId, TimelineHistory>) -> Vec<(u32, u64)> {
+    fn reached(
+        backup: &BackupInfo,
+        wal: &WalList,
+        histories: &BTreeMap<TimelineId, TimelineHistory>,
+    ) -> Vec<(u32, u64)> {
         match windows(backup, wal, histories).unwrap() {
             Ok(found) => found.iter().map(|window| (window.timeline.0, window.last.0)).collect(),
             Err(_) => Vec::new(),
@@ -142,13 +156,22 @@ mod tests {
         let none = BTreeMap::new();
         assert_eq!(reached(&backup, &wal(&[(1, 1, 9)]), &none), [(1, 9)]);
         assert_eq!(reached(&backup, &wal(&[(1, 1, 4), (1, 6, 9)]), &none), [(1, 4)]);
-        assert_eq!(reached(&backup, &wal(&[(1, 2, 2)]), &none), [(1, 2)], "the stop is at the segment's end");
+        assert_eq!(
+            reached(&backup, &wal(&[(1, 2, 2)]), &none),
+            [(1, 2)],
+            "the stop is at the segment's end"
+        );
     }
 
     #[test]
     fn a_backup_without_its_own_wal_reaches_nothing_and_says_which_segment_is_missing() {
         let backup = backup(1, 2 * SEGMENT + 40, 4 * SEGMENT + 8);
-        for (ranges, missing) in [(&[(1, 3, 9)][..], 2), (&[(1, 2, 3), (1, 5, 9)], 4), (&[(1, 2, 2)], 3), (&[], 2)] {
+        for (ranges, missing) in [
+            (&[(1, 3, 9)][..], 2),
+            (&[(1, 2, 3), (1, 5, 9)], 4),
+            (&[(1, 2, 2)], 3),
+            (&[], 2),
+        ] {
             let found = windows(&backup, &wal(ranges), &BTreeMap::new()).unwrap().unwrap_err();
             assert_eq!(found.missing.0, missing, "{ranges:?}");
         }

@@ -45,11 +45,17 @@ impl Target<'_> {
         for object in &objects {
             let key = self.repository.keys().of_backup(label, &object.key)?;
             let place = || store.describe(Some(&key));
-            match store.stat(&key).map_err(|error| error.context(format!("look at {}", place())))? {
+            match store
+                .stat(&key)
+                .map_err(|error| error.context(format!("look at {}", place())))?
+            {
                 Some(stat) if stat.size == object.size => {}
                 Some(stat) => {
                     let (now, then) = (stat.size, object.size);
-                    return Err(Error::new(Kind::Corrupt, format!("{} has {now} bytes, {then} were stored", place())));
+                    return Err(Error::new(
+                        Kind::Corrupt,
+                        format!("{} has {now} bytes, {then} were stored", place()),
+                    ));
                 }
                 None => return Err(Error::new(Kind::Corrupt, format!("{} was stored and is gone", place()))),
             }
@@ -61,8 +67,17 @@ impl Target<'_> {
     fn fail(&self, error: Error) {
         let mut state = self.state();
         if state.failed.is_none() {
-            let level = if self.repository.required { log::Level::Error } else { log::Level::Warn };
-            log::log!(level, "repository \"{}\" leaves this backup: {}", self.repository.name, chain(&error));
+            let level = if self.repository.required {
+                log::Level::Error
+            } else {
+                log::Level::Warn
+            };
+            log::log!(
+                level,
+                "repository \"{}\" leaves this backup: {}",
+                self.repository.name,
+                chain(&error)
+            );
             state.failed = Some(error);
         }
     }
@@ -84,10 +99,19 @@ impl<'a> BackupWriter<'a> {
     /// # Errors
     /// The kind of the first failure, if no repository could be written.
     pub fn begin(repositories: &'a [Repository], intent: &Intent) -> Result<Self> {
-        let target = |repository| Target { repository, state: Mutex::default() };
-        let writer = Self { label: intent.label, targets: repositories.iter().map(target).collect() };
+        let target = |repository| Target {
+            repository,
+            state: Mutex::default(),
+        };
+        let writer = Self {
+            label: intent.label,
+            targets: repositories.iter().map(target).collect(),
+        };
         for target in &writer.targets {
-            let begun = target.repository.identity_for_writing().and_then(|_| backup::write_intent(target.repository, intent));
+            let begun = target
+                .repository
+                .identity_for_writing()
+                .and_then(|_| backup::write_intent(target.repository, intent));
             if let Err(error) = begun {
                 target.fail(error);
             }
@@ -106,9 +130,10 @@ impl<'a> BackupWriter<'a> {
         match kinds.first() {
             _ if kinds.len() < self.targets.len() => Ok(()),
             None => Err(Error::new(Kind::Config, "no repository is configured")),
-            Some(_) if kinds.contains(&Kind::Transient) => {
-                Err(Error::new(Kind::Transient, "no repository is left that can take this backup"))
-            }
+            Some(_) if kinds.contains(&Kind::Transient) => Err(Error::new(
+                Kind::Transient,
+                "no repository is left that can take this backup",
+            )),
             Some(first) => Err(Error::new(*first, "no repository is left that can take this backup")),
         }
     }
@@ -133,22 +158,36 @@ impl<'a> BackupWriter<'a> {
             }
         }
         self.check()?;
-        Ok(Copies { name: name.to_owned(), fanout: Fanout::new(writers), targets })
+        Ok(Copies {
+            name: name.to_owned(),
+            fanout: Fanout::new(writers),
+            targets,
+        })
     }
 
     fn open(&self, repository: &Repository, name: &str, metadata: bool) -> Result<SealedWriter<Box<dyn Upload>>> {
-        let key = repository.keys().of_backup(self.label, &format!("{name}{}", repository.suffix()?))?;
+        let key = repository
+            .keys()
+            .of_backup(self.label, &format!("{name}{}", repository.suffix()?))?;
         let upload = repository
             .store
             .create(&key)
             .map_err(|error| error.context(format!("create {}", repository.store.describe(Some(&key)))))?;
-        let sealing = if metadata { &repository.metadata_sealing } else { &repository.sealing };
+        let sealing = if metadata {
+            &repository.metadata_sealing
+        } else {
+            &repository.sealing
+        };
         sealing.wrap(upload, None)
     }
 
     /// The repositories that still take part.
     pub fn alive(&self) -> Vec<&'a Repository> {
-        self.targets.iter().filter(|target| target.failed_with().is_none()).map(|target| target.repository).collect()
+        self.targets
+            .iter()
+            .filter(|target| target.failed_with().is_none())
+            .map(|target| target.repository)
+            .collect()
     }
 
     /// Takes a repository out: something this backup needs is missing there.
@@ -181,11 +220,19 @@ impl<'a> BackupWriter<'a> {
                     let mut objects = state.objects;
                     objects.sort_by(|a, b| a.key.cmp(&b.key));
                     let stored = objects.iter().map(|object| object.size).sum();
-                    let info = BackupInfo { objects, stored, ..info.clone() };
+                    let info = BackupInfo {
+                        objects,
+                        stored,
+                        ..info.clone()
+                    };
                     backup::commit(target.repository, &info).map(|()| info)
                 }
             };
-            Outcome { repository: target.repository.name.clone(), required: target.repository.required, result }
+            Outcome {
+                repository: target.repository.name.clone(),
+                required: target.repository.required,
+                result,
+            }
         };
         self.targets.into_iter().map(commit_one).collect()
     }
@@ -233,7 +280,10 @@ impl Copies<'_> {
         if stored > 0 {
             Ok(())
         } else {
-            Err(Error::new(Kind::Failed, format!("store {}: no repository took it", self.name)))
+            Err(Error::new(
+                Kind::Failed,
+                format!("store {}: no repository took it", self.name),
+            ))
         }
     }
 }
