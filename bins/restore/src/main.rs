@@ -1,3 +1,180 @@
-//! .
+//! `pgkeep-restore`: a backup, or any moment in its window, into a directory.
 
-fn main() {}
+mod args;
+mod fetch;
+mod piece;
+mod place;
+mod plan;
+mod progress;
+mod reach;
+mod restore;
+mod settings;
+mod show;
+mod survey;
+mod target;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use common::config::cli::FormatName;
+use common::config::{Cluster, Config};
+use common::error::{Context, Error, Kind, Result};
+use common::exit;
+use common::job::{Job, Origin, Report};
+use common::open;
+use common::process;
+use common::time::UtcTime;
+
+use crate::args::{ArchiveMode, Args, TargetAction};
+use crate::plan::NoMaps;
+use crate::restore::{Order, Prepared};
+use crate::target::{Action, Request, Timeline, Wanted};
+
+fn main() -> ExitCode {
+    exit::main(exit::WORK, run)
+}
+
+fn run(args: Args) -> Result<()> {
+    let now = UtcTime::now();
+    let config = args.common.load(&exit::environment)?;
+    let cluster = args.common.choose(&config)?;
+    become_owner(cluster)?;
+    let order = order(&args, &config, cluster, now)?;
+    if args.dry_run {
+        let repositories = open::repositories(&config, cluster, &args.repositories.names)?;
+        let prepared = restore::prepare(&order, &repositories, &NoMaps)?;
+        exit::print(&shown(&prepared, args.format.format)?)?;
+        return prepared.check_destination();
+    }
+    let job = Job::start(config.job(cluster, "restore", Origin::of_this_process()), now);
+    let result = work(&args, &config, cluster, &order);
+    let report = match &result {
+        Ok(report) => report.clone(),
+        Err(error) => Report::failure(error, exit::WORK),
+    };
+    job.finish(&report, UtcTime::now());
+    result.map(drop)
+}
+
+fn work(args: &Args, config: &Config, cluster: &Cluster, order: &Order) -> Result<Report> {
+    let repositories = open::repositories(config, cluster, &args.repositories.names)?;
+    let prepared = restore::prepare(order, &repositories, &NoMaps)?;
+    shown(&prepared, FormatName::Text)?.lines().for_each(|line| log::info!("{line}"));
+    prepared.check_destination()?;
+    prepared.run(order)?;
+    let plan = &prepared.plan;
+    let took = UtcTime::now().since(order.now);
+    log::info!("{}", restore::summary(plan, took));
+    if args.format.format == FormatName::Json {
+        exit::print(&shown(&prepared, FormatName::Json)?)?;
+    }
+    Ok(Report::success()
+        .field("label", prepared.label().to_string())
+        .field("to", plan.to.clone())
+        .field("target", plan.target.clone())
+        .field("timeline", plan.timeline)
+        .field("repository", plan.repositories.first().cloned().unwrap_or_default())
+        .field("files", plan.files)
+        .field("size_bytes", plan.size_bytes)
+        .field("wal_bytes", plan.wal.bytes)
+        .field("duration_seconds", took.as_secs_f64()))
+}
+
+fn shown(prepared: &Prepared<'_>, format: FormatName) -> Result<String> {
+    match format {
+        FormatName::Text => Ok(show::text(&prepared.plan)),
+        FormatName::Json => serde_json::to_string_pretty(&prepared.plan)
+            .map(|json| json + "\n")
+            .map_err(|error| Error::new(Kind::Failed, "encode the plan").because(error)),
+    }
+}
+
+/// The owner of the data directory; where that is lost, of what is left of its path, else the user postgres.
+fn become_owner(cluster: &Cluster) -> Result<()> {
+    let near = cluster.data_directory.as_deref().and_then(|path| Some(place::real_path(path).ok()?.0));
+    let home = || Some(nix::unistd::User::from_name("postgres").ok().flatten()?.dir);
+    for path in near.into_iter().chain(home()) {
+        if let Some(note) = process::become_owner_of(&path)? {
+            log::info!("{note}");
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Result<Order> {
+    refuse_what_is_missing(args)?;
+    let to = args.destination().ok_or_else(|| Error::new(Kind::Config, "no destination is given"))?;
+    let absolute = |path: &Path| {
+        let path = std::path::absolute(path).context(|| format!("find {}", path.display()))?;
+        // The real place, so that parts that lie in one another are noticed behind links.
+        place::real_path(&path).map(|(_, real)| real)
+    };
+    let to = absolute(to)?;
+    let own = cluster.data_directory.as_deref().is_some_and(|configured| place::same_place(configured, &to));
+    let tablespaces = args.tablespaces.iter().map(|(old, new)| Ok((old.clone(), absolute(new)?))).collect::<Result<_>>()?;
+    let executable = std::env::current_exe().ok();
+    Ok(Order {
+        request: request(args, now)?,
+        places: place::Places {
+            to,
+            tablespaces,
+            wal: args.wal_dir.as_deref().map(absolute).transpose()?,
+            extra: args.extra_to.as_deref().map(absolute).transpose()?,
+        },
+        cluster: cluster.name.clone(),
+        cache: config.state_of(cluster).join("catalog"),
+        fetcher: settings::Fetcher {
+            program: settings::Fetcher::find(executable.as_deref()),
+            config: std::path::absolute(args.common.config_file()).unwrap_or_else(|_| PathBuf::from(args.common.config_file())),
+            cluster: cluster.name.clone(),
+            repositories: args.repositories.names.clone(),
+        },
+        primary_conninfo: args.primary_conninfo.clone(),
+        archiving: match args.archive_mode {
+            Some(ArchiveMode::Keep) => true,
+            Some(ArchiveMode::Off) => false,
+            None => own,
+        },
+        jobs: args.jobs.unwrap_or(config.jobs),
+        on_terminal: std::io::stderr().is_terminal(),
+        now,
+    })
+}
+
+fn refuse_what_is_missing(args: &Args) -> Result<()> {
+    let missing = |flag: &str, hint: &str| {
+        Err(Error::new(Kind::Config, format!("this version cannot restore with {flag} yet")).hint(hint))
+    };
+    if args.delta {
+        return missing("--delta", "restore into an empty directory without it");
+    }
+    if !args.only_databases.is_empty() {
+        return missing("--only-database", "restore the whole cluster, then drop or dump what you need");
+    }
+    Ok(())
+}
+
+fn request(args: &Args, now: UtcTime) -> Result<Request> {
+    let wanted = Wanted {
+        time: args.target_time.as_deref(),
+        lsn: args.target_lsn.as_deref(),
+        xid: args.target_xid.as_deref(),
+        name: args.target_name.as_deref(),
+        immediate: args.target_immediate,
+    };
+    let label = |text: &String| text.parse().map_err(|error: Error| error.with_kind(Kind::Config));
+    Ok(Request {
+        target: target::parse(&wanted, now)?,
+        exclusive: args.target_exclusive,
+        timeline: args.target_timeline.as_deref().map_or(Ok(Timeline::Latest), target::parse_timeline)?,
+        action: args.target_action.map(|action| match action {
+            TargetAction::Pause => Action::Pause,
+            TargetAction::Promote => Action::Promote,
+            TargetAction::Shutdown => Action::Shutdown,
+        }),
+        backup: args.backup.as_ref().map(label).transpose()?,
+        standby: args.wants_standby(),
+    })
+}

@@ -645,7 +645,7 @@ fn read_part(source: &mut (impl Read + Seek + ?Sized), offset: u64, length: u64)
     }
     source.seek(SeekFrom::Start(offset)).context(|| "read the manifest")?;
     let mut plain = Vec::new();
-    FrameReader::new((&mut *source).take(length))?
+    FrameReader::excerpt((&mut *source).take(length))?
         .read_to_end(&mut plain)
         .context(|| "read the manifest")?;
     Ok(plain)

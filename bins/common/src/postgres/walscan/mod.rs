@@ -161,12 +161,13 @@ impl Scanner {
                 }
                 None => LONG_HEADER,
             };
-            if self.partial.is_empty() && self.page_size.is_some() {
-                if let Some((page, rest)) = bytes.split_at_checked(want) {
-                    self.page(page);
-                    bytes = rest;
-                    continue;
-                }
+            if self.partial.is_empty()
+                && self.page_size.is_some()
+                && let Some((page, rest)) = bytes.split_at_checked(want)
+            {
+                self.page(page);
+                bytes = rest;
+                continue;
             }
             let missing = want.saturating_sub(self.partial.len()).min(bytes.len());
             let (piece, rest) = bytes.split_at(missing);

@@ -20,7 +20,7 @@ fn a_flipped_bit_makes_the_map_incomplete_or_changes_nothing() {
         let mut bytes = bytes.clone();
         let mut noticed = 0;
         // Odd steps reach every kind of byte: headers of pages and records, block references, data, padding.
-        for (turn, at) in (0..bytes.len()).step_by(2003).enumerate() {
+        for (turn, at) in (0..bytes.len()).step_by(6007).enumerate() {
             bytes[at] ^= 1 << (turn % 8);
             let map = scan(*segment, &bytes);
             let same = map.changes == whole[0].changes && map.reaches_end();
@@ -36,7 +36,7 @@ fn a_flipped_bit_makes_the_map_incomplete_or_changes_nothing() {
             noticed += usize::from(is_incomplete(&map));
             bytes[at] ^= 1 << (turn % 8);
         }
-        assert!(noticed > 200, "only {noticed} flips were noticed");
+        assert!(noticed > 80, "only {noticed} flips were noticed");
     }
 }
 
@@ -46,7 +46,7 @@ fn every_bit_of_the_first_and_second_page_header_and_first_records_is_guarded() 
     let whole = maps(&fixture);
     let (segment, bytes) = &fixture.segments[1];
     let mut bytes = bytes.clone();
-    for bit in (0..600 * 8).chain(8192 * 8..(8192 + 300) * 8) {
+    for bit in (0..200 * 8).chain(8192 * 8..(8192 + 100) * 8) {
         bytes[bit / 8] ^= 1 << (bit % 8);
         let map = scan(*segment, &bytes);
         let kept = map.changes == whole[1].changes && map.reaches_end();

@@ -54,10 +54,10 @@ impl Writer {
 
     /// Starts a page if one is due; `flags` and `remaining` go into its header.
     fn page(&mut self, flags: u16, remaining: u32) {
-        if self.bytes.len() % PAGE != 0 {
+        if !self.bytes.len().is_multiple_of(PAGE) {
             return;
         }
-        let first = self.bytes.len() % SEGMENT == 0;
+        let first = self.bytes.len().is_multiple_of(SEGMENT);
         let address = self.lsn();
         self.bytes.extend_from_slice(&0xd110u16.to_le_bytes());
         self.bytes
@@ -80,7 +80,7 @@ impl Writer {
         let body = self.assemble(record);
         self.copy(&body);
         self.previous = start;
-        while self.bytes.len() % 8 != 0 {
+        while !self.bytes.len().is_multiple_of(8) {
             self.bytes.push(0);
         }
         start
@@ -127,16 +127,14 @@ impl Writer {
 
     /// Fills the rest of the segment except `room` bytes with records that change nothing.
     pub(super) fn fill_segment_but(&mut self, room: usize) {
-        loop {
+        let target = (self.bytes.len() / SEGMENT + 1) * SEGMENT - room;
+        while self.bytes.len() < target {
             self.page(0, 0);
-            let left = SEGMENT - self.bytes.len() % SEGMENT;
-            if left <= room {
-                return;
-            }
-            let in_page = PAGE - self.bytes.len() % PAGE;
-            let length = in_page.min(left - room) - 29;
+            let room_in_page = PAGE - self.bytes.len() % PAGE;
+            let length = room_in_page.min(target - self.bytes.len()) - 29;
             self.put(&Record::new(0, 0x20, &vec![1; length]));
         }
+        assert_eq!(self.bytes.len(), target);
     }
 
     /// The segments, the last one filled with zeros.

@@ -1,0 +1,131 @@
+//! What is decided before anything is read: whether this run makes a backup at all, and of which type.
+
+use std::time::Duration;
+
+use common::error::{Error, Kind, Result};
+use common::time::UtcTime;
+use common::units::display_duration;
+
+use crate::role::Role;
+
+/// Which servers a backup may be taken on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Where {
+    /// On whatever this is.
+    Any,
+    /// On the primary; a standby has nothing to do.
+    Primary,
+    /// On a standby; the primary has nothing to do.
+    Standby,
+    /// On a standby if there is one.
+    PreferStandby,
+}
+
+/// Whether to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Make the backup.
+    Go,
+    /// There is nothing to do, and why.
+    Skip(String),
+}
+
+/// Decides by the server's role.
+///
+/// # Errors
+/// `Config` where a backup would have to be taken on a standby.
+pub fn judge_role(wanted: Where, role: Role) -> Result<Decision> {
+    match (wanted, role) {
+        (Where::Primary, Role::Standby) => {
+            Ok(Decision::Skip("this server is a standby, and --only-on primary was asked".to_owned()))
+        }
+        (Where::Standby, Role::Primary) => {
+            Ok(Decision::Skip("this server is the primary, and --only-on standby was asked".to_owned()))
+        }
+        (_, Role::Standby) => Err(Error::new(
+            Kind::Config,
+            "this server is a standby, and this version takes backups on the primary only",
+        )
+        .hint("run it on the primary; with --only-on primary the same timer can run on every server")),
+        (Where::Any | Where::Primary | Where::PreferStandby, Role::Primary) => Ok(Decision::Go),
+    }
+}
+
+/// The newest good backup of one repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Newest {
+    /// The repository's name.
+    pub repository: String,
+    /// The label and when the backup began, if there is one.
+    pub backup: Option<(String, UtcTime)>,
+}
+
+/// Decides by age: a backup is due if the newest one of any of `repositories` began more than `limit` ago.
+pub fn judge_age(repositories: &[Newest], limit: Duration, now: UtcTime) -> Decision {
+    let mut reasons = Vec::new();
+    for newest in repositories {
+        let Some((label, started)) = &newest.backup else { return Decision::Go };
+        // A backup from the future says that a clock is wrong: better one backup too many.
+        let age = now.since(*started);
+        if *started > now || age > limit {
+            return Decision::Go;
+        }
+        reasons.push(format!("{label} in repository \"{}\" is {} old", newest.repository, display_duration(age)));
+    }
+    if reasons.is_empty() {
+        return Decision::Go;
+    }
+    Decision::Skip(format!("{}, and --if-older-than is {}", reasons.join(", "), display_duration(limit)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_on_primary_skips_a_standby_and_nothing_else_is_taken_there() {
+        assert!(matches!(judge_role(Where::Primary, Role::Standby).unwrap(), Decision::Skip(_)));
+        for wanted in [Where::Any, Where::Standby, Where::PreferStandby] {
+            assert_eq!(judge_role(wanted, Role::Standby).unwrap_err().kind(), Kind::Config);
+        }
+    }
+
+    #[test]
+    fn the_primary_takes_a_backup_unless_only_standbys_shall() {
+        for wanted in [Where::Any, Where::Primary, Where::PreferStandby] {
+            assert_eq!(judge_role(wanted, Role::Primary).unwrap(), Decision::Go);
+        }
+        assert!(matches!(judge_role(Where::Standby, Role::Primary).unwrap(), Decision::Skip(_)));
+    }
+
+    fn newest(ages_in_hours: &[Option<u64>], now: UtcTime) -> Vec<Newest> {
+        let one = |age: &Option<u64>| Newest {
+            repository: "r".to_owned(),
+            backup: age.map(|hours| ("l".to_owned(), now.minus(Duration::from_secs(hours * 3600)))),
+        };
+        ages_in_hours.iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_backup_is_due_where_one_repository_has_none_that_is_young() {
+        let now = UtcTime::parse_compact("20261120T020000Z").unwrap();
+        let limit = Duration::from_secs(20 * 3600);
+        for ages in [&[][..], &[None], &[Some(21)], &[Some(1), None], &[Some(1), Some(30)]] {
+            assert_eq!(judge_age(&newest(ages, now), limit, now), Decision::Go, "{ages:?}");
+        }
+        for ages in [&[Some(1)][..], &[Some(20)], &[Some(1), Some(2)]] {
+            assert!(matches!(judge_age(&newest(ages, now), limit, now), Decision::Skip(_)), "{ages:?}");
+        }
+    }
+
+    #[test]
+    fn a_backup_from_the_future_does_not_count_as_young() {
+        let now = UtcTime::parse_compact("20261120T020000Z").unwrap();
+        let future = Newest {
+            repository: "r".to_owned(),
+            backup: Some(("l".to_owned(), now.plus(Duration::from_secs(60)))),
+        };
+        assert_eq!(judge_age(&[future], Duration::from_secs(3600), now), Decision::Go);
+    }
+}

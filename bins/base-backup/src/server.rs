@@ -1,0 +1,111 @@
+//! The server that is backed up: whether it is the one that the configuration means, and what it says of itself.
+
+use std::path::Path;
+
+use common::config::Cluster;
+use common::error::{Context, Error, Kind, Result, chain};
+use common::job::{Outcome, Status};
+use common::postgres::{ControlFile, Lsn, Session, TimelineId, WalName};
+
+use crate::wait::Archiving;
+
+/// Fails unless the session's server runs on this very data directory.
+///
+/// # Errors
+/// `Config` if it is another one, or if the role may not know; else what asking gave.
+pub fn check_identity(session: &mut Session, data_directory: &Path, control: &ControlFile) -> Result<()> {
+    let place = session.describe().to_owned();
+    let theirs = session.setting("data_directory").map_err(|error| {
+        error.context(format!("find out which data directory server {place} runs on")).hint("GRANT pg_read_all_settings to the role")
+    })?;
+    let theirs = theirs.unwrap_or_default();
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if real(Path::new(&theirs)) != real(data_directory) {
+        return Err(Error::new(
+            Kind::Config,
+            format!("server {place} runs on {theirs}, and data_directory is {}", data_directory.display()),
+        )
+        .hint("make host, port and data_directory of the cluster's configuration mean the same server"));
+    }
+    let system = session.system_id()?;
+    if system != control.system_id {
+        return Err(Error::new(
+            Kind::Config,
+            format!(
+                "server {place} has system identifier {system}, and {} has {}",
+                data_directory.display(),
+                control.system_id
+            ),
+        )
+        .hint("was the data directory exchanged under a running server?"));
+    }
+    Ok(())
+}
+
+/// Fails at once where no WAL can ever be archived.
+///
+/// # Errors
+/// `Config` if archive_mode is off or there is no command.
+pub fn check_archiving(session: &mut Session) -> Result<()> {
+    let mode = session.setting("archive_mode")?.unwrap_or_default();
+    let wrong = if mode == "off" {
+        "archive_mode is off".to_owned()
+    } else {
+        let archiving = settings(session)?;
+        if !matches!(archiving.archive_command.as_str(), "" | "(disabled)") || !archiving.archive_library.is_empty() {
+            return Ok(());
+        }
+        "archive_command is empty".to_owned()
+    };
+    Err(Error::new(Kind::Config, format!("{wrong}, and a backup without its WAL cannot be restored"))
+        .hint("set archive_mode = on and archive_command = 'pgkeep-archive-push %p', and restart the server"))
+}
+
+fn settings(session: &mut Session) -> Result<Archiving> {
+    Ok(Archiving {
+        archive_command: session.setting("archive_command")?.unwrap_or_default(),
+        archive_library: session.setting("archive_library")?.unwrap_or_default(),
+        ..Archiving::default()
+    })
+}
+
+/// Collects what helps to find out why WAL does not come; what cannot be asked is left out.
+pub fn archiving(session: &mut Session, state_directory: &Path, cluster: &Cluster) -> Archiving {
+    let mut archiving = settings(session).unwrap_or_else(|error| {
+        log::debug!("cannot ask about archiving: {}", chain(&error));
+        Archiving::default()
+    });
+    let sql = "select last_failed_wal, last_failed_time from pg_stat_archiver \
+               where last_failed_time > coalesce(last_archived_time, '-infinity')";
+    let row = session.query(sql).unwrap_or_default().into_iter().next().unwrap_or_default();
+    if let [Some(name), Some(when)] = row.as_slice() {
+        archiving.failing = Some((name.clone(), when.clone()));
+    }
+    let status = Status::read(&Status::path(state_directory, &cluster.name, "archive-push")).ok().flatten();
+    archiving.push_says = status
+        .filter(|status| !matches!(status.result, Outcome::Ok | Outcome::Skipped))
+        .and_then(|status| status.message);
+    archiving
+}
+
+/// How far the server's WAL reaches now.
+///
+/// # Errors
+/// As the session's.
+pub fn wal_end(session: &mut Session) -> Result<Lsn> {
+    one(session, "select pg_current_wal_insert_lsn()")?.parse().map_err(|error: Error| error.with_kind(Kind::Failed))
+}
+
+/// The timeline that a primary writes now; pg_control may still name the one before a promotion.
+///
+/// # Errors
+/// As the session's.
+pub fn current_timeline(session: &mut Session) -> Result<TimelineId> {
+    let name = one(session, "select pg_walfile_name(pg_current_wal_insert_lsn())")?;
+    WalName::parse(&name).map(|name| name.timeline()).context(|| "read the name of the current WAL segment")
+}
+
+fn one(session: &mut Session, sql: &str) -> Result<String> {
+    let value = session.query(sql)?.into_iter().flatten().next().flatten();
+    value.ok_or_else(|| Error::new(Kind::Failed, format!("the server answers nothing to \"{sql}\"")))
+}
