@@ -284,11 +284,13 @@ fn absent_or_unknown(story: &Story) {
         .collect();
     damaged.extend([0, 68, whole.len() / 2].map(|length| whole[..length].to_vec()));
     for bytes in damaged {
+        fs::remove_file(&object).unwrap();
         system_tests::account::write(&object, bytes, 0o400);
         let ran = story.fetch(name);
         assert_eq!(ran.code, Some(200), "{}", ran.report());
         assert!(!fetched.exists());
     }
+    fs::remove_file(&object).unwrap();
     system_tests::account::write(&object, &whole, 0o400);
     story.fetch(name).expect_code(0);
     let left = fs::read_dir(story.restore_dir().join("data/pg_wal")).unwrap().flatten();
