@@ -90,16 +90,20 @@ fn shown(prepared: &Prepared<'_>, format: FormatName) -> Result<String> {
     }
 }
 
-/// The owner of the data directory; where that is lost, of what is left of its path, else the user postgres.
+/// Becomes the data directory's owner; where it is lost, the owner of what is left of its path, or else the user postgres.
 fn become_owner(cluster: &Cluster) -> Result<()> {
-    let near = cluster.data_directory.as_deref().and_then(|path| Some(place::real_path(path).ok()?.0));
-    let home = || Some(nix::unistd::User::from_name("postgres").ok().flatten()?.dir);
-    for path in near.into_iter().chain(home()) {
-        if let Some(note) = process::become_owner_of(&path)? {
-            log::info!("{note}");
-            break;
+    let left = cluster.data_directory.as_deref().and_then(|path| Some((path.exists(), place::real_path(path).ok()?.0)));
+    if let Some((exists, path)) = left {
+        let note = process::become_owner_of(&path)?;
+        let became = note.is_some();
+        note.iter().for_each(|note| log::info!("{note}"));
+        if exists || became {
+            return Ok(());
         }
     }
+    let home = nix::unistd::User::from_name("postgres").ok().flatten().map(|user| user.dir).filter(|home| home.exists());
+    let note = home.map(|home| process::become_owner_of(&home)).transpose()?.flatten();
+    note.iter().for_each(|note| log::info!("{note}"));
     Ok(())
 }
 
