@@ -204,8 +204,7 @@ impl Push<'_> {
     fn one(&self, name: &WalName) -> Result<Reading> {
         let path = self.wal_directory.join(name.to_string());
         let mut file = content::open(&path, name, self.system, self.segment_size)?;
-        let reading = content::read(&mut file)?;
-        let compressed = content::compress(&mut file, &reading, self.level)?;
+        let (compressed, reading) = content::read(&mut file, self.level)?;
         let mut failed: Option<Error> = None;
         for target in &self.targets {
             let Err(error) = self.put(target, name, &compressed) else {
