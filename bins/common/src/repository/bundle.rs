@@ -129,7 +129,10 @@ impl<W: Write> BundleWriter<W> {
             return Err(misuse("no file has begun"));
         };
         let after = open.written + chunk.len() as u64;
-        if after > open.size || chunk.len() > FRAME_BYTES || (after < open.size && !chunk.len().is_multiple_of(BLOCK_BYTES)) {
+        if after > open.size
+            || chunk.len() > FRAME_BYTES
+            || (after < open.size && !chunk.len().is_multiple_of(BLOCK_BYTES))
+        {
             return Err(misuse("a chunk does not fit its file"));
         }
         open.written = after;

@@ -59,12 +59,19 @@ pub fn open_bundle(repository: &Repository, info: &BackupInfo, number: u32) -> R
 /// As [`open_stream`]; the size is not checked against anything, so the caller checks what it reads.
 pub fn open_unfinished_bundle(repository: &Repository, label: Label, number: u32) -> Result<Bundle> {
     let suffix = repository.suffix()?;
-    let key = repository.keys().of_backup(label, &format!("data/{number}.tar.zst{suffix}"))?;
+    let key = repository
+        .keys()
+        .of_backup(label, &format!("data/{number}.tar.zst{suffix}"))?;
     let place = repository.store.describe(Some(&key));
-    let stat = repository.store.stat(&key)?.ok_or_else(|| Error::new(Kind::NotFound, format!("{place} is missing")))?;
+    let stat = repository
+        .store
+        .stat(&key)?
+        .ok_or_else(|| Error::new(Kind::NotFound, format!("{place} is missing")))?;
     let reader = ObjectReader::new(Arc::clone(&repository.store), key, stat.size);
     let opened = repository.opening.open_seekable(reader, !suffix.is_empty());
-    opened.and_then(SeekableFrames::open).map_err(|error| error.context(format!("open {place}")))
+    opened
+        .and_then(SeekableFrames::open)
+        .map_err(|error| error.context(format!("open {place}")))
 }
 
 /// Reads the index of bundle `number`.
