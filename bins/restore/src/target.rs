@@ -162,12 +162,20 @@ impl Target {
         match self {
             Self::End => recovery::Target::EndOfWal,
             Self::Immediate => recovery::Target::Immediate,
-            Self::Time { time, .. } => recovery::Target::Time(time.to_string()),
+            Self::Time { time, .. } => recovery::Target::Time(for_postgresql(*time)),
             Self::Lsn(lsn) => recovery::Target::Lsn(*lsn),
             Self::Xid(xid) => recovery::Target::Xid(xid.to_string()),
             Self::Name(name) => recovery::Target::Name(name.clone()),
         }
     }
+}
+
+/// PostgreSQL reads this setting before it knows the names of time zones, `Z` included: the zone must be a number
+/// (`check_recovery_target_time`, 15.18: "invalid value" for a `Z`).
+fn for_postgresql(time: UtcTime) -> String {
+    let text = time.to_string();
+    let plain = text.strip_suffix('Z').unwrap_or(&text).replace('T', " ");
+    format!("{plain}+00")
 }
 
 impl fmt::Display for Target {
@@ -252,7 +260,7 @@ mod tests {
     fn a_time_keeps_its_zone_for_the_reader_and_is_absolute_for_postgresql() {
         let target = time("2026-11-20T12:30:00+01:00").unwrap();
         assert_eq!(target.to_string(), "time 2026-11-20T12:30:00+01:00 (2026-11-20T11:30:00Z)");
-        assert_eq!(target.for_recovery(), recovery::Target::Time("2026-11-20T11:30:00Z".into()));
+        assert_eq!(target.for_recovery(), recovery::Target::Time("2026-11-20 11:30:00+00".into()));
         assert_eq!(time("now-1h").unwrap().to_string(), "time 2026-11-20T11:00:00Z");
     }
 
