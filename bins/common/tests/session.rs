@@ -6,8 +6,8 @@
 
 use common::error::Kind;
 use common::postgres::{
-    BackupLabel, ConnectionSettings, ControlFile, FoundKind, Major, ManifestWriter, RecoverySettings, RelationFile,
-    Session, Target, TargetAction, WalRange, datadir, manifest, page, recovery, relation,
+    BackupLabel, ConnectionSettings, ControlFile, FoundKind, Lsn, Major, ManifestWriter, RecoverySettings,
+    RelationFile, Session, Target, TargetAction, WalRange, datadir, manifest, page, recovery, relation,
 };
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,7 +22,7 @@ impl Server {
     fn start(options: &str) -> Option<Server> {
         let bindir = std::env::var_os("PGKEEP_TEST_BINDIR").map_or("/usr/lib/postgresql/15/bin".into(), PathBuf::from);
         if !bindir.join("initdb").exists() {
-            eprintln!("not tested: there is no initdb in {}", bindir.display());
+            eprintln!("SKIPPED: there is no initdb in {}", bindir.display());
             return None;
         }
         let directory = tempfile::Builder::new()
@@ -255,7 +255,7 @@ fn of_several_hosts_the_first_that_answers_is_taken() {
 }
 
 /// Copies a running server with the pieces of this library, the way a base backup does.
-fn copy_backup(server: &Server, to: &Path) -> (ControlFile, usize) {
+fn copy_backup(server: &Server, to: &Path) -> (ControlFile, Lsn, usize) {
     let pgdata = PathBuf::from(server.data());
     let control = ControlFile::read(&pgdata).unwrap();
     let mut session = server.session();
@@ -298,7 +298,7 @@ fn copy_backup(server: &Server, to: &Path) -> (ControlFile, usize) {
     };
     std::fs::write(to.join("backup_manifest"), writer.finish(&[range]).unwrap()).unwrap();
     session.switch_wal_after_restore_point("after").unwrap();
-    (control, pages)
+    (control, stop.lsn, pages)
 }
 
 fn check_pages(file: &RelationFile, bytes: &[u8], control: &ControlFile) -> usize {
@@ -328,7 +328,7 @@ fn a_copy_made_with_these_pieces_is_verified_and_recovers() {
         bindir: server.bindir.clone(),
     };
     let pgdata = PathBuf::from(copy.data());
-    let (control, pages) = copy_backup(&server, &pgdata);
+    let (control, stop, pages) = copy_backup(&server, &pgdata);
     assert!(pages > 1000, "only {pages} pages were looked at");
     if server.bindir.join("pg_verifybackup").exists() {
         copy.run_as_is("pg_verifybackup", &["-n", "-e", pgdata.to_str().unwrap()]);
@@ -336,7 +336,7 @@ fn a_copy_made_with_these_pieces_is_verified_and_recovers() {
 
     let settings = RecoverySettings {
         restore_command: format!("cp '{}/pg_wal/%f' '%p'", server.data()),
-        target: Target::Lsn(ControlFile::read(Path::new(&server.data())).unwrap().redo + 1),
+        target: Target::Lsn(stop),
         action: TargetAction::Promote,
         others: vec![("archive_mode".into(), "off".into())],
         ..Default::default()
@@ -432,4 +432,156 @@ fn a_standby_is_backed_up_too() {
         ..standby.settings("postgres")
     };
     assert!(Session::connect(&only_primary).is_ok());
+}
+
+/// Makes an authority, and a certificate of it for `localhost`, with Debian's openssl.
+fn make_certificates(server: &Server) {
+    let at = |name: &str| server.path().join(name).to_str().unwrap().to_string();
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).output().unwrap();
+        assert!(
+            output.status.success(),
+            "openssl: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    let (key, certificate, request) = (at("server.key"), at("server.crt"), at("server.csr"));
+    for (name, authority_key) in [("ca", at("ca.key")), ("other", at("other.key"))] {
+        let file = at(&format!("{name}.crt"));
+        let subject = format!("/CN={name}");
+        openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            &subject,
+            "-keyout",
+            &authority_key,
+            "-out",
+            &file,
+        ]);
+    }
+    openssl(&[
+        "req",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+        "-keyout",
+        &key,
+        "-out",
+        &request,
+    ]);
+    std::fs::write(at("names"), "subjectAltName=DNS:localhost\n").unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-days",
+        "2",
+        "-in",
+        &request,
+        "-CA",
+        &at("ca.crt"),
+        "-CAkey",
+        &at("ca.key"),
+        "-CAcreateserial",
+        "-extfile",
+        &at("names"),
+        "-out",
+        &certificate,
+    ]);
+    for file in [&key, &certificate] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        give_to_postgres(Path::new(file));
+    }
+}
+
+#[test]
+fn tls_means_what_libpq_means_by_it() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let Some(server) = Server::start("") else { return };
+    make_certificates(&server);
+    let conf = Path::new(&server.data()).join("postgresql.conf");
+    let mut text = std::fs::read_to_string(&conf).unwrap();
+    let at = |name: &str| server.path().join(name);
+    text.push_str(&format!(
+        "\nssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'\n",
+        at("server.crt").display(),
+        at("server.key").display()
+    ));
+    std::fs::write(&conf, text).unwrap();
+    let options = format!("-k {} -c listen_addresses=localhost -p {port}", server.path().display());
+    let log = at("log");
+    server.run(
+        "pg_ctl",
+        &[
+            "-D",
+            &server.data(),
+            "-w",
+            "-l",
+            log.to_str().unwrap(),
+            "-o",
+            &options,
+            "restart",
+        ],
+    );
+
+    let try_out = |host: &str, mode: &str, roots: Option<&str>| {
+        let settings = ConnectionSettings {
+            host: Some(host.into()),
+            port: Some(port),
+            sslmode: Some(mode.parse().unwrap()),
+            sslrootcert: roots.map(at),
+            ..server.settings("postgres")
+        };
+        Session::connect(&settings).map(|mut session| {
+            session
+                .query("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
+                .unwrap()[0][0]
+                .clone()
+                .unwrap()
+        })
+    };
+    for (mode, roots, encrypted) in [
+        ("disable", None, "f"),
+        ("prefer", None, "t"),
+        ("require", None, "t"),
+        ("require", Some("ca.crt"), "t"),
+        ("verify-ca", Some("ca.crt"), "t"),
+        ("verify-ca", Some("server.crt"), "t"),
+        ("verify-full", Some("ca.crt"), "t"),
+    ] {
+        assert_eq!(
+            try_out("localhost", mode, roots).unwrap(),
+            encrypted,
+            "{mode} {roots:?}"
+        );
+    }
+    // The certificate is for another name.
+    assert_eq!(try_out("127.0.0.1", "verify-ca", Some("ca.crt")).unwrap(), "t");
+    assert!(try_out("127.0.0.1", "verify-full", Some("ca.crt")).is_err());
+    // It is of another authority, or of none that is known.
+    for mode in ["require", "verify-ca", "verify-full"] {
+        assert!(try_out("localhost", mode, Some("other.crt")).is_err(), "{mode}");
+    }
+    for mode in ["verify-ca", "verify-full"] {
+        assert_eq!(try_out("localhost", mode, None).unwrap_err().kind(), Kind::Config);
+        assert_eq!(
+            try_out("localhost", mode, Some("missing.crt")).unwrap_err().kind(),
+            Kind::Config
+        );
+    }
+    // A socket is never encrypted, whatever is asked.
+    let socket = server.path().to_str().unwrap();
+    assert_eq!(try_out(socket, "verify-full", None).unwrap(), "f");
 }

@@ -120,10 +120,13 @@ pub fn checksum(page: &[u8], block: u32) -> u16 {
     (folded % 65_535 + 1) as u16
 }
 
-/// One round with 32 values; without branches, so that it becomes vector instructions.
+/// One round with 32 values; a loop of fixed length without branches, so that it becomes vector instructions.
 #[inline(always)]
 fn add_row(sums: &mut [u32; LANES], row: &[u8; ROW_BYTES]) {
     let (words, _) = row.as_chunks::<4>();
+    let Some(words) = words.first_chunk::<LANES>() else {
+        return;
+    };
     for (sum, word) in sums.iter_mut().zip(words) {
         *sum = mix(*sum ^ u32::from_le_bytes(*word));
     }

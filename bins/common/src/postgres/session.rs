@@ -8,10 +8,11 @@
 use super::label::BackupLabel;
 use super::lsn::{Lsn, SystemId, TimelineId};
 use super::settings::{ConnectionSettings, ConnectionTarget};
+use super::tls;
 use super::version::Major;
 use crate::error::{Context, Error, Kind, Result};
 use postgres::error::SqlState;
-use postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use postgres::{Client, Config, SimpleQueryMessage};
 use std::time::Duration;
 
 /// Asked for while a backup runs, so that firewalls do not forget the connection.
@@ -63,6 +64,7 @@ pub struct StopPoint {
 enum Step {
     Start,
     Stop,
+    Switch,
     Other,
 }
 
@@ -107,8 +109,9 @@ impl Session {
         if let Some(password) = &target.password {
             config.password(password);
         }
+        config.ssl_mode(tls::wanted(target.sslmode));
         let client = config
-            .connect(NoTls)
+            .connect(tls::connector(target.sslmode, target.sslrootcert.as_deref())?)
             .map_err(|error| connection_error(&error, target))?;
         let mut session = Session {
             client,
@@ -268,10 +271,15 @@ impl Session {
     /// # Errors
     /// `Config` if the role may not; `Failed` on a standby.
     pub fn switch_wal_after_restore_point(&mut self, name: &str) -> Result<Lsn> {
+        let failed = |session: &Self, error| session.error(&error, Step::Switch, "end the WAL segment");
         self.client
             .query_one("select pg_create_restore_point($1)::text", &[&name])
-            .map_err(|error| self.error(&error, Step::Other, "create a restore point"))?;
-        let lsn = self.value("select pg_switch_wal()::text")?;
+            .map_err(|error| failed(self, error))?;
+        let row = self
+            .client
+            .query_one("select pg_switch_wal()::text", &[])
+            .map_err(|error| failed(self, error))?;
+        let lsn: String = row.try_get(0).map_err(|error| failed(self, error))?;
         self.lsn(&lsn)
     }
 
@@ -345,7 +353,7 @@ impl Session {
     fn error(&self, error: &postgres::Error, step: Step, what: &str) -> Error {
         let message = format!("cannot {what} on server {}", self.target);
         let mut made = Error::new(kind_of(error, step), message).because(sentence(error));
-        if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        if step != Step::Other && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
             made = made.hint(grants(self.major, &self.user));
         }
         made
@@ -358,7 +366,6 @@ fn startup_options(user: Option<&str>, mark: &str) -> String {
         "statement_timeout=0",
         "lock_timeout=0",
         "idle_in_transaction_session_timeout=0",
-        "search_path=pg_catalog",
     ];
     let mut options = user.map(|user| format!("{user} ")).unwrap_or_default();
     for setting in own {
