@@ -33,7 +33,10 @@ fn page() -> Vec<Block> {
             (Some(_), Some(_)) => blocks.extend(open.take()),
             (Some(info), None) => {
                 let marks = info.split_whitespace().map(String::from).collect();
-                open = Some(Block { marks, text: String::new() });
+                open = Some(Block {
+                    marks,
+                    text: String::new(),
+                });
             }
             (None, Some(block)) => {
                 block.text.push_str(line);
@@ -53,7 +56,11 @@ fn script(values: &[(&str, String)], moment: Option<&str>) -> String {
     let mut script = String::from("set -eu\n");
     for block in page() {
         if block.is("set") {
-            let names: Vec<&str> = block.text.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+            let names: Vec<&str> = block
+                .text
+                .lines()
+                .filter_map(|line| Some(line.split_once('=')?.0))
+                .collect();
             let ours: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
             assert_eq!(names, ours, "the page sets other variables than this test knows");
             for (name, value) in values {
@@ -100,7 +107,9 @@ impl Story {
         let place = scratch.create_dir("tablespace-before");
         cluster.sql(&format!("CREATE TABLESPACE elsewhere LOCATION '{}'", place.display()));
         cluster.sql("CREATE TABLE inside AS SELECT n, repeat('x', 300) AS pad FROM generate_series(1, 20000) AS n");
-        cluster.sql("CREATE TABLE outside TABLESPACE elsewhere AS SELECT n, n::text AS t FROM generate_series(1, 20000) AS n");
+        cluster.sql(
+            "CREATE TABLE outside TABLESPACE elsewhere AS SELECT n, n::text AS t FROM generate_series(1, 20000) AS n",
+        );
         site.tool("base-backup").run().expect_code(0);
         cluster.sql("INSERT INTO inside SELECT n, 'after the backup' FROM generate_series(1, 100) AS n");
         cluster.sql("UPDATE outside SET t = 'changed' WHERE n % 10 = 0");
@@ -114,7 +123,14 @@ impl Story {
         cluster.stop(Stop::Fast);
         // Nothing of the old server may be touched: what is not there cannot be.
         fs::rename(&place, scratch.path("tablespace-gone")).unwrap();
-        Story { scratch, cluster, site, then, moment, last }
+        Story {
+            scratch,
+            cluster,
+            site,
+            then,
+            moment,
+            last,
+        }
     }
 
     fn restore_dir(&self) -> PathBuf {
@@ -127,7 +143,15 @@ impl Story {
         let identity = repository.identity.as_ref().map(|path| path.display().to_string());
         let bin = self.cluster.server().bin.display().to_string();
         let values = [
-            ("repository", repository.path("").display().to_string().trim_end_matches('/').to_owned()),
+            (
+                "repository",
+                repository
+                    .path("")
+                    .display()
+                    .to_string()
+                    .trim_end_matches('/')
+                    .to_owned(),
+            ),
             ("restore", self.restore_dir().display().to_string()),
             ("identity", identity.unwrap_or_default()),
             ("pg_bin", bin.clone()),
@@ -148,7 +172,10 @@ impl Story {
     /// Runs the command of the page that fetches WAL, as PostgreSQL does: in the data directory.
     fn fetch(&self, name: &str) -> Ran {
         let data = self.restore_dir().join("data");
-        Tool::program(self.restore_dir().join("fetch-wal")).args([name, "pg_wal/FETCHED"]).cwd(&data).run()
+        Tool::program(self.restore_dir().join("fetch-wal"))
+            .args([name, "pg_wal/FETCHED"])
+            .cwd(&data)
+            .run()
     }
 }
 
@@ -193,7 +220,10 @@ fn to_the_end(name: &str, repository: RepoOptions) {
     assert_eq!(restored.contents(), story.last);
     assert_eq!(restored.query("SHOW archive_mode"), "off");
     assert_eq!(restored.query("SELECT timeline_id FROM pg_control_checkpoint()"), "2");
-    assert!(!story.scratch.path("tablespace-before").exists(), "the old tablespace came back");
+    assert!(
+        !story.scratch.path("tablespace-before").exists(),
+        "the old tablespace came back"
+    );
 }
 
 fn to_a_moment(name: &str, repository: RepoOptions) {
@@ -244,7 +274,11 @@ fn absent_or_unknown(story: &Story) {
     let backup = fs::read_to_string(repository.matching("/backup.json").remove(0)).unwrap();
     let backup: serde_json::Value = serde_json::from_str(&backup).unwrap();
     let name = backup["wal"]["last"].as_str().unwrap();
-    let absent = ["0000000100000000000000FE", "0000000100000ABC00000001", "00000009.history"];
+    let absent = [
+        "0000000100000000000000FE",
+        "0000000100000ABC00000001",
+        "00000009.history",
+    ];
 
     story.fetch(name).expect_code(0);
     assert_eq!(fs::metadata(&fetched).unwrap().len(), 16 << 20);
@@ -294,7 +328,9 @@ fn absent_or_unknown(story: &Story) {
     system_tests::account::write(&object, &whole, 0o400);
     story.fetch(name).expect_code(0);
     let left = fs::read_dir(story.restore_dir().join("data/pg_wal")).unwrap().flatten();
-    let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().contains(".part")).collect();
+    let left: Vec<_> = left
+        .filter(|entry| entry.file_name().to_string_lossy().contains(".part"))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -306,5 +342,9 @@ fn the_blocks_of_the_page_pass_shellcheck() {
     let scratch = Scratch::new("by_hand_shellcheck");
     let blocks: String = page().iter().map(|block| block.text.as_str()).collect();
     let path = scratch.write("page.sh", format!("#!/bin/bash\n{blocks}"), 0o600);
-    Tool::program("shellcheck").args(["-S", "warning"]).arg(path).run().expect_code(0);
+    Tool::program("shellcheck")
+        .args(["-S", "warning"])
+        .arg(path)
+        .run()
+        .expect_code(0);
 }

@@ -27,7 +27,10 @@ fn documents() -> Vec<Document> {
     let mut found = Vec::new();
     collect(&root(), &mut found);
     found.sort();
-    assert!(found.iter().any(|path| path.ends_with("docs/recover-by-hand.md")), "{found:?}");
+    assert!(
+        found.iter().any(|path| path.ends_with("docs/recover-by-hand.md")),
+        "{found:?}"
+    );
     found.into_iter().map(read).collect()
 }
 
@@ -79,7 +82,10 @@ impl Document {
         let mut links = Vec::new();
         for line in &self.prose {
             let text: String = line.split('`').step_by(2).collect::<Vec<_>>().join("code");
-            let ends = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned()));
+            let ends = text
+                .split("](")
+                .skip(1)
+                .filter_map(|rest| Some(rest.split_once(')')?.0.to_owned()));
             links.extend(ends);
         }
         links
@@ -87,9 +93,16 @@ impl Document {
 
     /// The names that `#...` may have, as GitHub makes them of headings.
     fn anchors(&self) -> BTreeSet<String> {
-        let headings = self.prose.iter().filter_map(|line| Some(line.strip_prefix('#')?.trim_start_matches('#').trim()));
+        let headings = self
+            .prose
+            .iter()
+            .filter_map(|line| Some(line.strip_prefix('#')?.trim_start_matches('#').trim()));
         let slug = |heading: &str| {
-            let kept = heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || "-_ ".contains(*c)).collect::<String>();
+            let kept = heading
+                .to_lowercase()
+                .chars()
+                .filter(|c| c.is_alphanumeric() || "-_ ".contains(*c))
+                .collect::<String>();
             kept.replace(' ', "-")
         };
         headings.map(slug).collect()
@@ -131,7 +144,9 @@ fn files_of_the_project_that_are_named_exist() {
     let mut wrong = Vec::new();
     for document in documents() {
         for span in document.spans() {
-            let of_the_project = ["bins/", "docs/", "tests/", "packaging/"].iter().any(|top| span.starts_with(top));
+            let of_the_project = ["bins/", "docs/", "tests/", "packaging/"]
+                .iter()
+                .any(|top| span.starts_with(top));
             let pattern = span.contains(['*', '<', ' ', '$']);
             if of_the_project && !pattern && !root().join(span).exists() {
                 wrong.push(format!("{}: {span}", document.name()));
@@ -158,9 +173,13 @@ fn calls(text: &str) -> Vec<Call> {
             let ends = word.ends_with(';') || ["|", "||", "&&", "&"].contains(&word);
             let bare = word.trim_matches(|c| "'\";()".contains(c));
             let tool = bare.rsplit('/').next().and_then(|name| name.strip_prefix("pgkeep-"));
-            let tool = tool.filter(|tool| !tool.is_empty() && tool.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'));
+            let tool = tool
+                .filter(|tool| !tool.is_empty() && tool.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'));
             if let Some(tool) = tool {
-                calls.push(Call { tool: tool.to_owned(), flags: Vec::new() });
+                calls.push(Call {
+                    tool: tool.to_owned(),
+                    flags: Vec::new(),
+                });
                 open = true;
             } else if open && bare.starts_with('-') {
                 let flag = bare.split('=').next().unwrap_or_default();
@@ -176,7 +195,9 @@ fn calls(text: &str) -> Vec<Call> {
 /// Every tool with the flags that its help names.
 fn tools() -> BTreeMap<String, BTreeSet<String>> {
     let entries = fs::read_dir(root().join("bins")).unwrap().flatten();
-    let names = entries.filter(|entry| entry.path().join("src/main.rs").is_file()).map(|entry| entry.file_name());
+    let names = entries
+        .filter(|entry| entry.path().join("src/main.rs").is_file())
+        .map(|entry| entry.file_name());
     names
         .map(|name| {
             let name = name.into_string().unwrap();
@@ -186,7 +207,10 @@ fn tools() -> BTreeMap<String, BTreeSet<String>> {
             let flags = options
                 .lines()
                 .filter(|line| line.trim_start().starts_with('-'))
-                .flat_map(|line| line.split_whitespace().take_while(|word| word.starts_with(['-', '<', '['])))
+                .flat_map(|line| {
+                    line.split_whitespace()
+                        .take_while(|word| word.starts_with(['-', '<', '[']))
+                })
                 .map(|word| word.trim_end_matches([',', '.']).to_owned())
                 .filter(|word| word.starts_with('-'))
                 .collect();
@@ -202,7 +226,9 @@ fn every_command_shown_has_the_flags_it_is_shown_with() {
     let mut shown = BTreeSet::new();
     for document in documents() {
         let fenced = document.fenced.iter().map(|(_, content)| content.as_str());
-        let spans = document.spans().filter(|span| span.starts_with("pgkeep-") || span.contains("_command = "));
+        let spans = document
+            .spans()
+            .filter(|span| span.starts_with("pgkeep-") || span.contains("_command = "));
         for text in fenced.chain(spans) {
             for call in calls(text) {
                 shown.insert(call.tool.clone());
@@ -244,10 +270,18 @@ fn a_call_is_found_wherever_it_stands() {
 fn every_configuration_shown_can_be_read() {
     let mut read = 0;
     for document in documents() {
-        for (_, content) in document.fenced.iter().filter(|(info, _)| info.split_whitespace().next() == Some("toml")) {
+        for (_, content) in document
+            .fenced
+            .iter()
+            .filter(|(info, _)| info.split_whitespace().next() == Some("toml"))
+        {
             let config = Config::parse(&document.path, content, &|_| None);
             let config = config.unwrap_or_else(|error| panic!("{}: {error}\n{content}", document.name()));
-            assert!(!config.clusters.is_empty() && !config.repositories.is_empty(), "{}\n{content}", document.name());
+            assert!(
+                !config.clusters.is_empty() && !config.repositories.is_empty(),
+                "{}\n{content}",
+                document.name()
+            );
             read += 1;
         }
     }
