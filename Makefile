@@ -35,7 +35,8 @@ ifneq ($(wildcard tests/demo/demo.sh),)
 .PHONY: demo
 demo: ## a first backup and restore, shown on a throw-away cluster
 	$(install) build servers
-	tests/demo/demo.sh
+	cargo build --workspace --bins --locked
+	tests/demo/demo.sh target/debug
 endif
 
 # PGKEEP_BENCH_PROFILE=bench links faster, to try a change; figures that are told to others come from release.
