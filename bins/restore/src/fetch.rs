@@ -258,7 +258,7 @@ impl Worker<'_> {
             Some(error) if error.kind() == Kind::Config => error.context(message),
             Some(error) => error
                 .context(message)
-                .hint("another repository that holds this backup may have it whole: pgkeep-verify"),
+                .hint("another repository that holds this backup may have it whole: try --repository NAME"),
             None => Error::new(Kind::Corrupt, format!("{message}: no repository has it whole")),
         })
     }

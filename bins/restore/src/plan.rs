@@ -358,7 +358,7 @@ impl Judge<'_> {
         let consistent = self.walk(history, backup, Some(before(backup.stop_lsn)));
         if let Some(missing) = consistent.missing {
             return Err(self.gap(&missing, format!("backup {} cannot become consistent", backup.label)).hint(
-                "an earlier backup does not help unless the target lies before this one; pgkeep-verify tells what is missing",
+                "an earlier backup does not help unless the target lies before this one; pgkeep-info shows the gaps",
             ));
         }
         let mut target = self.request.target.clone();
