@@ -81,7 +81,11 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
     }
     let began = Instant::now();
     let mut session = Session::connect(&around.connection)?;
-    let role = if session.in_recovery()? { Role::Standby } else { Role::Primary };
+    let role = if session.in_recovery()? {
+        Role::Standby
+    } else {
+        Role::Primary
+    };
     if let Decision::Skip(why) = judge_role(request.only_on, role)? {
         return Ok(Ended::Skipped(why));
     }
@@ -100,7 +104,16 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
     server::check_archiving(&mut session)?;
     let started = (around.now)();
     let label = Label::new(started, BackupType::Full, Nonce::random()?);
-    let backup = Backup { request, around, data_directory, control, label, started, began, spill: spill(&state, around) };
+    let backup = Backup {
+        request,
+        around,
+        data_directory,
+        control,
+        label,
+        started,
+        began,
+        spill: spill(&state, around),
+    };
     backup.make(session)
 }
 
@@ -116,8 +129,12 @@ fn skip_by_patroni(request: &Request, cluster: &Cluster) -> Result<Option<String
 }
 
 fn lock(state: &Path) -> Result<FileLock> {
-    FileLock::try_acquire(&state.join("base-backup.lock"))?
-        .ok_or_else(|| Error::new(Kind::Busy, "another base backup of this cluster is running on this host"))
+    FileLock::try_acquire(&state.join("base-backup.lock"))?.ok_or_else(|| {
+        Error::new(
+            Kind::Busy,
+            "another base backup of this cluster is running on this host",
+        )
+    })
 }
 
 /// A directory for temporary files.
@@ -137,13 +154,19 @@ fn spill(state: &Path, around: &Surroundings<'_>) -> PathBuf {
 fn newest_backups(around: &Surroundings<'_>, state: &Path) -> Result<Vec<Newest>> {
     let any_required = around.repositories.iter().any(|repository| repository.required);
     let cache = state.join("catalog");
-    let deciding = around.repositories.iter().filter(|repository| repository.required || !any_required);
+    let deciding = around
+        .repositories
+        .iter()
+        .filter(|repository| repository.required || !any_required);
     deciding
         .map(|repository| {
             let catalog = catalog::read(repository, Some(&cache))
                 .map_err(|error| error.context(format!("read the catalog of repository \"{}\"", repository.name)))?;
             let newest = catalog.newest_good().map(|info| (info.label.to_string(), info.started));
-            Ok(Newest { repository: repository.name.clone(), backup: newest })
+            Ok(Newest {
+                repository: repository.name.clone(),
+                backup: newest,
+            })
         })
         .collect()
 }
@@ -181,7 +204,9 @@ impl Backup<'_> {
         copied.manifest = Sorter::new(0, &self.spill);
         self.wait_for_wal(&writer, &mut copied)?;
         writer.look_again()?;
-        copied.durations.insert("wal".to_owned(), waited.elapsed().as_secs_f64());
+        copied
+            .durations
+            .insert("wal".to_owned(), waited.elapsed().as_secs_f64());
         self.commit(writer, &copied)
     }
 
@@ -221,7 +246,13 @@ impl Backup<'_> {
         let end = session.switch_wal_after_restore_point(&format!("pgkeep before {}", self.label))?;
         let size = self.control.segment_size;
         let number = SegmentNumber::ending_at(end, size);
-        let wanted = Wanted { system: self.control.system_id, timeline, first: number, last: number, size };
+        let wanted = Wanted {
+            system: self.control.system_id,
+            timeline,
+            first: number,
+            last: number,
+            size,
+        };
         let alive = writer.alive();
         let patience = self.around.cluster.archive_wait;
         for (repository, outcome) in alive.iter().zip(wait_for(&alive, &wanted, patience)) {
@@ -249,8 +280,12 @@ impl Backup<'_> {
         durations.insert("start".to_owned(), self.began.elapsed().as_secs_f64());
 
         let copying_since = Instant::now();
-        let Listing { items, control, bytes, tablespaces } =
-            list(self.data_directory, self.around.cluster, &self.control, &self.spill)?;
+        let Listing {
+            items,
+            control,
+            bytes,
+            tablespaces,
+        } = list(self.data_directory, self.around.cluster, &self.control, &self.spill)?;
         let session = Mutex::new(session);
         let ask = |question: fn(&mut Session) -> Result<Lsn>| {
             question(&mut session.lock().unwrap_or_else(PoisonError::into_inner))
@@ -265,7 +300,15 @@ impl Backup<'_> {
         let tally = Tally::default();
         let manifest = Sorter::new(MANIFEST_MEMORY_BYTES, &self.spill);
         let blocks_per_file = self.control.blocks_per_file;
-        let copying = Copying::new(writer, self.request.level, judge, blocks_per_file, &tally, items, manifest);
+        let copying = Copying::new(
+            writer,
+            self.request.level,
+            judge,
+            blocks_per_file,
+            &tally,
+            items,
+            manifest,
+        );
         let mut progress = Progress::begin(bytes, self.around.on_terminal, Instant::now());
         let mut checked = Instant::now();
         copying.run(self.request.jobs, &mut progress, || {
@@ -287,19 +330,36 @@ impl Backup<'_> {
         let manifest = copying.into_manifest();
         let tablespaces = tablespaces
             .into_iter()
-            .map(|one| Tablespace { oid: one.oid, location: one.location.to_string_lossy().into_owned() })
+            .map(|one| Tablespace {
+                oid: one.oid,
+                location: one.location.to_string_lossy().into_owned(),
+            })
             .collect();
         let session = session.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Copied { manifest, tally, tablespaces, start, stop, durations, session })
+        Ok(Copied {
+            manifest,
+            tally,
+            tablespaces,
+            start,
+            stop,
+            durations,
+            session,
+        })
     }
 
     fn check_timelines(&self, start: &StartPoint, stop: &StopPoint) -> Result<()> {
         if stop.in_recovery || start.in_recovery {
-            return Err(Error::new(Kind::Transient, "the server became a standby while it was copied"));
+            return Err(Error::new(
+                Kind::Transient,
+                "the server became a standby while it was copied",
+            ));
         }
         if stop.lsn < start.lsn {
             let (start, stop) = (start.lsn, stop.lsn);
-            return Err(Error::new(Kind::Failed, format!("the server says that the backup stopped at {stop}, before {start}")));
+            return Err(Error::new(
+                Kind::Failed,
+                format!("the server says that the backup stopped at {stop}, before {start}"),
+            ));
         }
         Ok(())
     }
@@ -308,7 +368,10 @@ impl Backup<'_> {
     fn copy_last(&self, copying: &Copying<'_>, control: &crate::item::Item, stop: &StopPoint) -> Result<()> {
         let (now, bytes) = ControlFile::read_with_bytes(self.data_directory)?;
         if now.system_id != self.control.system_id {
-            return Err(Error::new(Kind::Failed, "the data directory was exchanged while it was copied"));
+            return Err(Error::new(
+                Kind::Failed,
+                "the data directory was exchanged while it was copied",
+            ));
         }
         let metadata = std::fs::metadata(&control.source)
             .map_err(|error| Error::io(error, format!("look at {}", control.source.display())))?;
@@ -336,10 +399,19 @@ impl Backup<'_> {
     fn wait_for_wal(&self, writer: &BackupWriter<'_>, copied: &mut Copied) -> Result<()> {
         let (first, last) = self.wal_span(&copied.start, &copied.stop);
         let size = self.control.segment_size;
-        let wanted = Wanted { system: self.control.system_id, timeline: copied.stop.timeline, first, last, size };
+        let wanted = Wanted {
+            system: self.control.system_id,
+            timeline: copied.stop.timeline,
+            first,
+            last,
+            size,
+        };
         let alive = writer.alive();
         let mut lacking = None;
-        for (repository, outcome) in alive.iter().zip(wait_for(&alive, &wanted, self.around.cluster.archive_wait)) {
+        for (repository, outcome) in alive
+            .iter()
+            .zip(wait_for(&alive, &wanted, self.around.cluster.archive_wait))
+        {
             if let Err(error) = outcome {
                 lacking = Some(error.kind());
                 writer.give_up(&repository.name, error);
@@ -348,7 +420,10 @@ impl Backup<'_> {
         match (writer.check(), lacking) {
             (Err(error), Some(_)) => Err(error.hint(self.archiving_hint(&mut copied.session))),
             (Ok(()), Some(_)) => {
-                log::warn!("about the WAL that is missing: {}", self.archiving_hint(&mut copied.session));
+                log::warn!(
+                    "about the WAL that is missing: {}",
+                    self.archiving_hint(&mut copied.session)
+                );
                 Ok(())
             }
             (result, None) => result,
@@ -358,7 +433,10 @@ impl Backup<'_> {
     /// The first and last segment that a restore needs.
     fn wal_span(&self, start: &StartPoint, stop: &StopPoint) -> (SegmentNumber, SegmentNumber) {
         let size = self.control.segment_size;
-        (SegmentNumber::containing(start.lsn, size), SegmentNumber::ending_at(stop.lsn, size))
+        (
+            SegmentNumber::containing(start.lsn, size),
+            SegmentNumber::ending_at(stop.lsn, size),
+        )
     }
 
     fn commit(&self, writer: BackupWriter<'_>, copied: &Copied) -> Result<Ended> {
@@ -398,7 +476,10 @@ impl Backup<'_> {
             timeline: timeline.0,
             start_lsn: copied.start.lsn,
             stop_lsn: copied.stop.lsn,
-            wal: WalSpan { first: name(first), last: name(last) },
+            wal: WalSpan {
+                first: name(first),
+                last: name(last),
+            },
             segment_size: size.bytes(),
             block_size: self.control.block_size,
             data_checksums: self.control.data_checksums,

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use common::codec::{FRAME_BYTES, FrameWriter};
 use common::error::{Context, Error, Kind, Result};
-use common::postgres::relation::relation_file;
 use common::postgres::FoundKind;
+use common::postgres::relation::relation_file;
 use common::repository::bundle::{Attributes, BundleWriter, Placed};
 use common::repository::manifest::{Entry, File, Node, Range};
 use common::repository::writer::{BackupWriter, Copies};
@@ -97,7 +97,10 @@ impl<'a> Copying<'a> {
     }
 
     fn work(&self) -> Result<()> {
-        let mut bundles = Bundles { copying: self, open: None };
+        let mut bundles = Bundles {
+            copying: self,
+            open: None,
+        };
         let mut buffer = vec![0u8; FRAME_BYTES];
         while let Some(item) = self.next()? {
             self.add(&mut bundles, &item, &mut buffer)?;
@@ -120,7 +123,9 @@ impl<'a> Copying<'a> {
         let context = || format!("copy {}", item.source.display());
         match &item.kind {
             FoundKind::Dir => {
-                let Some(metadata) = present(std::fs::metadata(&item.source)).context(context)? else { return Ok(()) };
+                let Some(metadata) = present(std::fs::metadata(&item.source)).context(context)? else {
+                    return Ok(());
+                };
                 let attributes = attributes(item, &metadata);
                 bundles.for_member(0)?.writer.directory(&item.path, &attributes)?;
                 self.note(item, &attributes, Node::Directory)
@@ -134,7 +139,9 @@ impl<'a> Copying<'a> {
                 bundles.for_member(0)?.writer.link(&item.path, target, &attributes)?;
                 self.note(item, &attributes, Node::Link(target.to_vec()))
             }
-            FoundKind::File => self.file(bundles, item, buffer).map_err(|error| error.context(context())),
+            FoundKind::File => self
+                .file(bundles, item, buffer)
+                .map_err(|error| error.context(context())),
         }
     }
 
@@ -196,7 +203,10 @@ impl<'a> Copying<'a> {
     /// # Errors
     /// What writing gave.
     pub fn last_bundle(&self, members: &[(&str, &[u8])], like: &Attributes) -> Result<()> {
-        let mut bundles = Bundles { copying: self, open: None };
+        let mut bundles = Bundles {
+            copying: self,
+            open: None,
+        };
         for (path, content) in members {
             self.content(&mut bundles, path.as_bytes(), content, like)?;
             Tally::add(&self.tally.bytes, content.len() as u64);
@@ -266,7 +276,11 @@ impl<'a> Bundles<'a> {
         let number = self.copying.last_bundle.fetch_add(1, Ordering::Relaxed) + 1;
         let copies = self.copying.writer.create(&format!("data/{number}.tar.zst"), false)?;
         let writer = BundleWriter::new(copies, self.copying.level)?;
-        Ok(OpenBundle { number, members: 0, writer })
+        Ok(OpenBundle {
+            number,
+            members: 0,
+            writer,
+        })
     }
 
     /// Makes the open bundle durable, then its index.
@@ -276,7 +290,10 @@ impl<'a> Bundles<'a> {
         copies.finish(plain)?;
         let bytes = index.encode()?;
         drop(index);
-        let copies = self.copying.writer.create(&format!("data/{}.index.zst", open.number), true)?;
+        let copies = self
+            .copying
+            .writer
+            .create(&format!("data/{}.index.zst", open.number), true)?;
         let mut frames = FrameWriter::new(copies, self.copying.level)?;
         frames.write_all(&bytes).context(|| "write an index")?;
         let (copies, _) = frames.finish()?;
@@ -323,5 +340,10 @@ fn file_node(bundle: u32, placed: Placed, damaged: Vec<(u32, u32)>) -> Node {
         crc32c: placed.crc32c,
     };
     let ranges = if placed.length > 0 { vec![range] } else { Vec::new() };
-    Node::File(File { size: placed.length, crc32c: placed.crc32c, ranges, damaged })
+    Node::File(File {
+        size: placed.length,
+        crc32c: placed.crc32c,
+        ranges,
+        damaged,
+    })
 }

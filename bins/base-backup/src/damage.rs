@@ -93,7 +93,12 @@ mod tests {
         let found = damage(blocks.iter().copied());
         assert_eq!(found.pages(), 65_536);
         assert!(found.runs().len() <= MAX_RUNS);
-        let covered = |block: u32| found.runs().iter().any(|(first, count)| (*first..first + count).contains(&block));
+        let covered = |block: u32| {
+            found
+                .runs()
+                .iter()
+                .any(|(first, count)| (*first..first + count).contains(&block))
+        };
         assert!(blocks.into_iter().step_by(97).all(covered));
     }
 

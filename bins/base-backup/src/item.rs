@@ -114,7 +114,14 @@ mod tests {
 
     fn item(path: &[u8], kind: FoundKind, size: u64) -> Item {
         let source = PathBuf::from(OsString::from_vec([b"/srv/", path].concat()));
-        Item { path: path.to_vec(), source, kind, size, owner: "postgres".to_owned(), group: "114".to_owned() }
+        Item {
+            path: path.to_vec(),
+            source,
+            kind,
+            size,
+            owner: "postgres".to_owned(),
+            group: "114".to_owned(),
+        }
     }
 
     #[test]

@@ -52,13 +52,29 @@ pub fn list(data_directory: &Path, cluster: &Cluster, control: &ControlFile, spi
     for path in outermost(&cluster.extra_paths, excludes) {
         let excluded = |path: &Path| excludes.iter().any(|exclude| exclude == path);
         datadir::walk_extra(path, &excluded, &mut add).map_err(|error| {
-            let kind = if error.kind() == Kind::NotFound { Kind::Config } else { error.kind() };
-            error.with_kind(kind).context(format!("list extra path {}", path.display()))
+            let kind = if error.kind() == Kind::NotFound {
+                Kind::Config
+            } else {
+                error.kind()
+            };
+            error
+                .with_kind(kind)
+                .context(format!("list extra path {}", path.display()))
+                .hint("extra_excludes leaves out what is not needed or may not be read")
         })?;
     }
-    let control = control_item
-        .ok_or_else(|| Error::new(Kind::Corrupt, format!("{} has no global/pg_control", data_directory.display())))?;
-    Ok(Listing { items: sorter.finish()?, control, bytes, tablespaces })
+    let control = control_item.ok_or_else(|| {
+        Error::new(
+            Kind::Corrupt,
+            format!("{} has no global/pg_control", data_directory.display()),
+        )
+    })?;
+    Ok(Listing {
+        items: sorter.finish()?,
+        control,
+        bytes,
+        tablespaces,
+    })
 }
 
 /// The paths that no other one covers: nothing may be in a backup twice.
@@ -66,11 +82,18 @@ fn outermost<'a>(paths: &'a [PathBuf], excludes: &[PathBuf]) -> Vec<&'a PathBuf>
     let covered = |at: usize, path: &PathBuf| {
         paths.iter().enumerate().any(|(other_at, other)| {
             let above = path.starts_with(other) && (path != other || other_at < at);
-            let cut_off = excludes.iter().any(|exclude| exclude.starts_with(other) && path.starts_with(exclude));
+            let cut_off = excludes
+                .iter()
+                .any(|exclude| exclude.starts_with(other) && path.starts_with(exclude));
             above && !cut_off
         })
     };
-    paths.iter().enumerate().filter(|(at, path)| !covered(*at, path)).map(|(_, path)| path).collect()
+    paths
+        .iter()
+        .enumerate()
+        .filter(|(at, path)| !covered(*at, path))
+        .map(|(_, path)| path)
+        .collect()
 }
 
 #[cfg(test)]
@@ -84,7 +107,10 @@ mod tests {
     #[test]
     fn a_path_below_another_or_named_twice_is_taken_once() {
         let given = paths(&["/etc/a/b", "/etc/a", "/etc/a", "/etc/ab"]);
-        assert_eq!(outermost(&given, &[]), [&PathBuf::from("/etc/a"), &PathBuf::from("/etc/ab")]);
+        assert_eq!(
+            outermost(&given, &[]),
+            [&PathBuf::from("/etc/a"), &PathBuf::from("/etc/ab")]
+        );
     }
 
     #[test]

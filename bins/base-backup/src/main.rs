@@ -56,8 +56,10 @@ fn main() -> ExitCode {
 /// Refuses what this version cannot do yet, before anything is touched.
 fn check_built(args: &Args) -> Result<()> {
     let refuse = |what: &str| {
-        Err(Error::new(Kind::Config, format!("this version takes full backups only, {what}"))
-            .hint("use --type full, or --type auto, which is full for now"))
+        Err(
+            Error::new(Kind::Config, format!("this version takes full backups only, {what}"))
+                .hint("use --type full, or --type auto, which is full for now"),
+        )
     };
     match args.kind {
         BackupType::Incr => refuse("no incremental ones"),
@@ -69,8 +71,11 @@ fn check_built(args: &Args) -> Result<()> {
 
 fn become_owner(data_directory: &Path) -> Result<()> {
     if !data_directory.is_dir() {
-        return Err(Error::new(Kind::Config, format!("data_directory {} is no directory", data_directory.display()))
-            .hint("the server and this program must run on the same host, and see the same path"));
+        return Err(Error::new(
+            Kind::Config,
+            format!("data_directory {} is no directory", data_directory.display()),
+        )
+        .hint("the server and this program must run on the same host, and see the same path"));
     }
     if let Some(said) = process::become_owner_of(data_directory)? {
         log::info!("{said}");

@@ -77,7 +77,12 @@ pub struct FileCheck<'a> {
 impl<'a> FileCheck<'a> {
     /// Begins the check of a file whose first page is block `first_block` of its relation.
     pub fn new(judge: &'a Judge<'a>, first_block: u32) -> Self {
-        Self { judge, first_block, pauses_left: PAUSES_PER_FILE, damage: Damage::default() }
+        Self {
+            judge,
+            first_block,
+            pauses_left: PAUSES_PER_FILE,
+            damage: Damage::default(),
+        }
     }
 
     /// Checks the pages in `chunk`, which was read from `source` at `offset`, a multiple of the page size, and
@@ -133,7 +138,10 @@ impl<'a> FileCheck<'a> {
                 again.get_mut(got..).unwrap_or_default().fill(0);
                 match self.looks_bad(&again, first.saturating_add(number)) {
                     Some(lsn) => still.push((number, lsn)),
-                    None => chunk.get_mut(at..at + page_bytes).unwrap_or_default().copy_from_slice(&again),
+                    None => chunk
+                        .get_mut(at..at + page_bytes)
+                        .unwrap_or_default()
+                        .copy_from_slice(&again),
                 }
             }
             *bad = still;
@@ -219,10 +227,19 @@ mod tests {
 
     fn check(first: Vec<u8>, later: Vec<u8>, reads: u32, first_block: u32) -> (Vec<u8>, Damage) {
         let wal_end = || Ok(Lsn(0x5000));
-        let judge = Judge { page_bytes: PAGE, checksums: true, start: Lsn(0x4000), wal_end: &wal_end };
+        let judge = Judge {
+            page_bytes: PAGE,
+            checksums: true,
+            start: Lsn(0x4000),
+            wal_end: &wal_end,
+        };
         let mut check = FileCheck::new(&judge, first_block);
         let mut chunk = first.clone();
-        let source = Changing { first, later, reads_until_later: Cell::new(reads) };
+        let source = Changing {
+            first,
+            later,
+            reads_until_later: Cell::new(reads),
+        };
         check.chunk(&source, 0, &mut chunk).unwrap();
         (chunk, check.finish())
     }
@@ -239,7 +256,14 @@ mod tests {
 
     #[test]
     fn a_page_that_stays_bad_passes_only_with_an_lsn_of_this_backup() {
-        for (lsn, pages) in [(0x100, 1), (0x3fff, 1), (0x4000, 0), (0x5000, 0), (0x5001, 1), (u64::MAX, 1)] {
+        for (lsn, pages) in [
+            (0x100, 1),
+            (0x3fff, 1),
+            (0x4000, 0),
+            (0x5000, 0),
+            (0x5001, 1),
+            (u64::MAX, 1),
+        ] {
             let bytes = [page(0, 0x100), torn(1, lsn), page(2, 0x100)].concat();
             let (_, damage) = check(bytes.clone(), bytes, 0, 0);
             assert_eq!(damage.pages(), pages, "LSN {lsn:x}");

@@ -36,12 +36,12 @@ pub enum Decision {
 /// `Config` where a backup would have to be taken on a standby.
 pub fn judge_role(wanted: Where, role: Role) -> Result<Decision> {
     match (wanted, role) {
-        (Where::Primary, Role::Standby) => {
-            Ok(Decision::Skip("this server is a standby, and --only-on primary was asked".to_owned()))
-        }
-        (Where::Standby, Role::Primary) => {
-            Ok(Decision::Skip("this server is the primary, and --only-on standby was asked".to_owned()))
-        }
+        (Where::Primary, Role::Standby) => Ok(Decision::Skip(
+            "this server is a standby, and --only-on primary was asked".to_owned(),
+        )),
+        (Where::Standby, Role::Primary) => Ok(Decision::Skip(
+            "this server is the primary, and --only-on standby was asked".to_owned(),
+        )),
         (_, Role::Standby) => Err(Error::new(
             Kind::Config,
             "this server is a standby, and this version takes backups on the primary only",
@@ -64,18 +64,28 @@ pub struct Newest {
 pub fn judge_age(repositories: &[Newest], limit: Duration, now: UtcTime) -> Decision {
     let mut reasons = Vec::new();
     for newest in repositories {
-        let Some((label, started)) = &newest.backup else { return Decision::Go };
+        let Some((label, started)) = &newest.backup else {
+            return Decision::Go;
+        };
         // A backup from the future says that a clock is wrong: better one backup too many.
         let age = now.since(*started);
         if *started > now || age > limit {
             return Decision::Go;
         }
-        reasons.push(format!("{label} in repository \"{}\" is {} old", newest.repository, display_duration(age)));
+        reasons.push(format!(
+            "{label} in repository \"{}\" is {} old",
+            newest.repository,
+            display_duration(age)
+        ));
     }
     if reasons.is_empty() {
         return Decision::Go;
     }
-    Decision::Skip(format!("{}, and --if-older-than is {}", reasons.join(", "), display_duration(limit)))
+    Decision::Skip(format!(
+        "{}, and --if-older-than is {}",
+        reasons.join(", "),
+        display_duration(limit)
+    ))
 }
 
 #[cfg(test)]
@@ -85,7 +95,10 @@ mod tests {
 
     #[test]
     fn only_on_primary_skips_a_standby_and_nothing_else_is_taken_there() {
-        assert!(matches!(judge_role(Where::Primary, Role::Standby).unwrap(), Decision::Skip(_)));
+        assert!(matches!(
+            judge_role(Where::Primary, Role::Standby).unwrap(),
+            Decision::Skip(_)
+        ));
         for wanted in [Where::Any, Where::Standby, Where::PreferStandby] {
             assert_eq!(judge_role(wanted, Role::Standby).unwrap_err().kind(), Kind::Config);
         }
@@ -96,7 +109,10 @@ mod tests {
         for wanted in [Where::Any, Where::Primary, Where::PreferStandby] {
             assert_eq!(judge_role(wanted, Role::Primary).unwrap(), Decision::Go);
         }
-        assert!(matches!(judge_role(Where::Standby, Role::Primary).unwrap(), Decision::Skip(_)));
+        assert!(matches!(
+            judge_role(Where::Standby, Role::Primary).unwrap(),
+            Decision::Skip(_)
+        ));
     }
 
     fn newest(ages_in_hours: &[Option<u64>], now: UtcTime) -> Vec<Newest> {
@@ -115,7 +131,10 @@ mod tests {
             assert_eq!(judge_age(&newest(ages, now), limit, now), Decision::Go, "{ages:?}");
         }
         for ages in [&[Some(1)][..], &[Some(20)], &[Some(1), Some(2)]] {
-            assert!(matches!(judge_age(&newest(ages, now), limit, now), Decision::Skip(_)), "{ages:?}");
+            assert!(
+                matches!(judge_age(&newest(ages, now), limit, now), Decision::Skip(_)),
+                "{ages:?}"
+            );
         }
     }
 

@@ -45,10 +45,14 @@ impl Progress {
     pub fn begin(total_bytes: u64, on_terminal: bool, now: Instant) -> Self {
         let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = on_terminal.then(|| {
-            ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr()).with_style(style)
-        });
-        Self { bar, total_bytes, began: now, next_line: now + LINE_EVERY }
+        let bar = on_terminal
+            .then(|| ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr()).with_style(style));
+        Self {
+            bar,
+            total_bytes,
+            began: now,
+            next_line: now + LINE_EVERY,
+        }
     }
 
     /// Shows where the workers are.

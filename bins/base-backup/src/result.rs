@@ -63,14 +63,21 @@ impl Made {
     /// Required repositories that do not have it.
     fn missing(&self) -> Vec<&str> {
         let missing = |one: &&InRepository| one.required && !one.stored;
-        self.repositories.iter().filter(missing).map(|one| one.name.as_str()).collect()
+        self.repositories
+            .iter()
+            .filter(missing)
+            .map(|one| one.name.as_str())
+            .collect()
     }
 
     /// What is wrong with it, if anything is.
     fn complaint(&self) -> Option<String> {
         let mut parts = Vec::new();
         if self.damaged_pages > 0 {
-            parts.push(format!("{} damaged pages were found: the backup does not count as good", self.damaged_pages));
+            parts.push(format!(
+                "{} damaged pages were found: the backup does not count as good",
+                self.damaged_pages
+            ));
         }
         let missing = self.missing();
         if !missing.is_empty() {
@@ -80,8 +87,12 @@ impl Made {
     }
 
     fn text(&self) -> String {
-        let places: Vec<&str> =
-            self.repositories.iter().filter(|one| one.stored).map(|one| one.name.as_str()).collect();
+        let places: Vec<&str> = self
+            .repositories
+            .iter()
+            .filter(|one| one.stored)
+            .map(|one| one.name.as_str())
+            .collect();
         let mut text = format!(
             "{}: {} in {} files, {} stored in {}, {}",
             self.label,
@@ -146,7 +157,11 @@ mod tests {
     use super::*;
 
     fn made(damaged_pages: u64, required_stored: bool) -> Made {
-        let one = |name: &str, required, stored| InRepository { name: name.to_owned(), required, stored };
+        let one = |name: &str, required, stored| InRepository {
+            name: name.to_owned(),
+            required,
+            stored,
+        };
         Made {
             label: "20261120T020000Z-full-3f9a1c".to_owned(),
             kind: "full".to_owned(),
@@ -156,7 +171,11 @@ mod tests {
             stored: 3 << 20,
             seconds: 2.5,
             durations: BTreeMap::from([("copy".to_owned(), 1.5)]),
-            repositories: vec![one("local", true, true), one("offsite", true, required_stored), one("nas", false, false)],
+            repositories: vec![
+                one("local", true, true),
+                one("offsite", true, required_stored),
+                one("nas", false, false),
+            ],
         }
     }
 
@@ -165,7 +184,10 @@ mod tests {
         let ended = Ended::Made(made(0, true));
         assert_eq!(ended.code(), 0);
         let text = ended.text();
-        assert!(text.starts_with("20261120T020000Z-full-3f9a1c: 22") && text.contains("in local, offsite, "), "{text}");
+        assert!(
+            text.starts_with("20261120T020000Z-full-3f9a1c: 22") && text.contains("in local, offsite, "),
+            "{text}"
+        );
         assert_eq!(text.lines().count(), 1);
     }
 
@@ -180,6 +202,9 @@ mod tests {
     #[test]
     fn nothing_to_do_is_0_and_says_why() {
         let ended = Ended::Skipped("this server is a standby".to_owned());
-        assert_eq!((ended.code(), ended.text().as_str()), (0, "no backup: this server is a standby\n"));
+        assert_eq!(
+            (ended.code(), ended.text().as_str()),
+            (0, "no backup: this server is a standby\n")
+        );
     }
 }

@@ -36,9 +36,10 @@ impl Role {
 pub fn ask_patroni(url: &str) -> Result<Role> {
     // An error says that it has been installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder().timeout(PATIENCE).build().map_err(|error| {
-        Error::new(Kind::Failed, "prepare to ask Patroni").because(error)
-    })?;
+    let client = Client::builder()
+        .timeout(PATIENCE)
+        .build()
+        .map_err(|error| Error::new(Kind::Failed, "prepare to ask Patroni").because(error))?;
     let base = url.trim_end_matches('/');
     let primary = get(&client, &format!("{base}/primary"))?;
     if primary.status().is_success() {
@@ -54,7 +55,9 @@ pub fn ask_patroni(url: &str) -> Result<Role> {
         Some(role) => Ok(role),
         None => Err(Error::new(
             Kind::Transient,
-            format!("Patroni at {base} says neither that this server leads nor that it is a replica (it answers {code})"),
+            format!(
+                "Patroni at {base} says neither that this server leads nor that it is a replica (it answers {code})"
+            ),
         )
         .hint("patronictl list shows the cluster's state")),
     }
@@ -62,7 +65,11 @@ pub fn ask_patroni(url: &str) -> Result<Role> {
 
 fn get(client: &Client, address: &str) -> Result<Response> {
     client.get(address).send().map_err(|error| {
-        let kind = if error.is_builder() { Kind::Config } else { Kind::Transient };
+        let kind = if error.is_builder() {
+            Kind::Config
+        } else {
+            Kind::Transient
+        };
         Error::new(kind, format!("cannot ask Patroni for this server's role at {address}"))
             .because(error)
             .hint("is Patroni running, and is `patroni` in the configuration its restapi address?")
@@ -98,7 +105,11 @@ mod tests {
                 let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
                 let first = lines.next().unwrap().unwrap();
                 while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
-                let (code, body) = if first.starts_with("GET /primary ") { primary } else { replica };
+                let (code, body) = if first.starts_with("GET /primary ") {
+                    primary
+                } else {
+                    replica
+                };
                 let length = body.len();
                 let head = format!("HTTP/1.1 {code} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
                 stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
@@ -110,7 +121,10 @@ mod tests {
     #[test]
     fn the_leader_is_primary_and_a_replica_is_standby() {
         assert_eq!(ask_patroni(&patroni((200, ""), (503, ""))).unwrap(), Role::Primary);
-        assert_eq!(ask_patroni(&format!("{}/", patroni((503, ""), (200, "")))).unwrap(), Role::Standby);
+        assert_eq!(
+            ask_patroni(&format!("{}/", patroni((503, ""), (200, "")))).unwrap(),
+            Role::Standby
+        );
     }
 
     #[test]
@@ -121,10 +135,21 @@ mod tests {
 
     #[test]
     fn neither_or_nobody_is_an_error_never_a_role() {
-        for body in ["", "{}", r#"{"state":"starting","role":"replica"}"#, r#"{"state":"running","role":"primary"}"#] {
-            assert_eq!(ask_patroni(&patroni((503, body), (503, body))).unwrap_err().kind(), Kind::Transient);
+        for body in [
+            "",
+            "{}",
+            r#"{"state":"starting","role":"replica"}"#,
+            r#"{"state":"running","role":"primary"}"#,
+        ] {
+            assert_eq!(
+                ask_patroni(&patroni((503, body), (503, body))).unwrap_err().kind(),
+                Kind::Transient
+            );
         }
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert_eq!(ask_patroni(&format!("http://{closed}")).unwrap_err().kind(), Kind::Transient);
+        assert_eq!(
+            ask_patroni(&format!("http://{closed}")).unwrap_err().kind(),
+            Kind::Transient
+        );
     }
 }

@@ -16,14 +16,19 @@ use crate::wait::Archiving;
 pub fn check_identity(session: &mut Session, data_directory: &Path, control: &ControlFile) -> Result<()> {
     let place = session.describe().to_owned();
     let theirs = session.setting("data_directory").map_err(|error| {
-        error.context(format!("find out which data directory server {place} runs on")).hint("GRANT pg_read_all_settings to the role")
+        error
+            .context(format!("find out which data directory server {place} runs on"))
+            .hint("GRANT pg_read_all_settings to the role")
     })?;
     let theirs = theirs.unwrap_or_default();
     let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if real(Path::new(&theirs)) != real(data_directory) {
         return Err(Error::new(
             Kind::Config,
-            format!("server {place} runs on {theirs}, and data_directory is {}", data_directory.display()),
+            format!(
+                "server {place} runs on {theirs}, and data_directory is {}",
+                data_directory.display()
+            ),
         )
         .hint("make host, port and data_directory of the cluster's configuration mean the same server"));
     }
@@ -57,8 +62,11 @@ pub fn check_archiving(session: &mut Session) -> Result<()> {
         }
         "archive_command is empty".to_owned()
     };
-    Err(Error::new(Kind::Config, format!("{wrong}, and a backup without its WAL cannot be restored"))
-        .hint("set archive_mode = on and archive_command = 'pgkeep-archive-push %p', and restart the server"))
+    Err(Error::new(
+        Kind::Config,
+        format!("{wrong}, and a backup without its WAL cannot be restored"),
+    )
+    .hint("set archive_mode = on and archive_command = 'pgkeep-archive-push %p', and restart the server"))
 }
 
 fn settings(session: &mut Session) -> Result<Archiving> {
@@ -77,11 +85,18 @@ pub fn archiving(session: &mut Session, state_directory: &Path, cluster: &Cluste
     });
     let sql = "select last_failed_wal, last_failed_time from pg_stat_archiver \
                where last_failed_time > coalesce(last_archived_time, '-infinity')";
-    let row = session.query(sql).unwrap_or_default().into_iter().next().unwrap_or_default();
+    let row = session
+        .query(sql)
+        .unwrap_or_default()
+        .into_iter()
+        .next()
+        .unwrap_or_default();
     if let [Some(name), Some(when)] = row.as_slice() {
         archiving.failing = Some((name.clone(), when.clone()));
     }
-    let status = Status::read(&Status::path(state_directory, &cluster.name, "archive-push")).ok().flatten();
+    let status = Status::read(&Status::path(state_directory, &cluster.name, "archive-push"))
+        .ok()
+        .flatten();
     archiving.push_says = status
         .filter(|status| !matches!(status.result, Outcome::Ok | Outcome::Skipped))
         .and_then(|status| status.message);
@@ -93,7 +108,9 @@ pub fn archiving(session: &mut Session, state_directory: &Path, cluster: &Cluste
 /// # Errors
 /// As the session's.
 pub fn wal_end(session: &mut Session) -> Result<Lsn> {
-    one(session, "select pg_current_wal_insert_lsn()")?.parse().map_err(|error: Error| error.with_kind(Kind::Failed))
+    one(session, "select pg_current_wal_insert_lsn()")?
+        .parse()
+        .map_err(|error: Error| error.with_kind(Kind::Failed))
 }
 
 /// The timeline that a primary writes now; pg_control may still name the one before a promotion.
@@ -102,7 +119,9 @@ pub fn wal_end(session: &mut Session) -> Result<Lsn> {
 /// As the session's.
 pub fn current_timeline(session: &mut Session) -> Result<TimelineId> {
     let name = one(session, "select pg_walfile_name(pg_current_wal_insert_lsn())")?;
-    WalName::parse(&name).map(|name| name.timeline()).context(|| "read the name of the current WAL segment")
+    WalName::parse(&name)
+        .map(|name| name.timeline())
+        .context(|| "read the name of the current WAL segment")
 }
 
 fn one(session: &mut Session, sql: &str) -> Result<String> {

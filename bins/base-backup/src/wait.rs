@@ -45,7 +45,12 @@ struct Waiting<'a> {
 pub fn wait_for(repositories: &[&Repository], wanted: &Wanted, patience: Duration) -> Vec<Result<()>> {
     let mut waiting: Vec<Waiting<'_>> = repositories
         .iter()
-        .map(|repository| Waiting { repository, next: wanted.first, listed: None, trouble: None })
+        .map(|repository| Waiting {
+            repository,
+            next: wanted.first,
+            listed: None,
+            trouble: None,
+        })
         .collect();
     let any_required = repositories.iter().any(|repository| repository.required);
     let mut deadline = Instant::now() + patience;
@@ -56,7 +61,10 @@ pub fn wait_for(repositories: &[&Repository], wanted: &Wanted, patience: Duratio
         if waiting.iter().all(|one| one.is_over(wanted)) {
             break;
         }
-        let required_over = waiting.iter().filter(|one| one.repository.required).all(|one| one.is_over(wanted));
+        let required_over = waiting
+            .iter()
+            .filter(|one| one.repository.required)
+            .all(|one| one.is_over(wanted));
         if any_required && required_over && !required_done {
             required_done = true;
             deadline = deadline.min(Instant::now() + OPTIONAL_GRACE);
@@ -108,7 +116,11 @@ impl Waiting<'_> {
 
     /// Whether waiting on can change nothing.
     fn is_over(&self, wanted: &Wanted) -> bool {
-        self.next > wanted.last || self.trouble.as_ref().is_some_and(|error| error.kind() != Kind::Transient)
+        self.next > wanted.last
+            || self
+                .trouble
+                .as_ref()
+                .is_some_and(|error| error.kind() != Kind::Transient)
     }
 
     fn outcome(self, wanted: &Wanted, patience: Duration) -> Result<()> {
@@ -180,7 +192,16 @@ mod tests {
         let identity = Identity::new(&cluster, UtcTime::UNIX_EPOCH, false).unwrap();
         document::write(store.as_ref(), &Key::parse("main/repository.json").unwrap(), &identity).unwrap();
         let (a, b) = (Sealing::Clear, Sealing::Clear);
-        Repository::new(name.to_owned(), "memory".to_owned(), required, store, a, b, Opening::none(), cluster)
+        Repository::new(
+            name.to_owned(),
+            "memory".to_owned(),
+            required,
+            store,
+            a,
+            b,
+            Opening::none(),
+            cluster,
+        )
     }
 
     fn wanted(first: u64, last: u64) -> Wanted {
@@ -205,7 +226,10 @@ mod tests {
             let repository = repository("a", true);
             let wanted = wanted(first, last);
             (first..=last).for_each(|number| put(&repository, &wanted, number));
-            assert!(wait_for(&[&repository], &wanted, Duration::ZERO).remove(0).is_ok(), "{first}-{last}");
+            assert!(
+                wait_for(&[&repository], &wanted, Duration::ZERO).remove(0).is_ok(),
+                "{first}-{last}"
+            );
         }
     }
 
@@ -214,9 +238,16 @@ mod tests {
         for last in [7, 300] {
             let repository = repository("a", true);
             let wanted = wanted(1, last);
-            (1..=last).filter(|number| *number != 5).for_each(|number| put(&repository, &wanted, number));
+            (1..=last)
+                .filter(|number| *number != 5)
+                .for_each(|number| put(&repository, &wanted, number));
             let error = wait_for(&[&repository], &wanted, Duration::ZERO).remove(0).unwrap_err();
-            assert!(error.to_string().contains("000000010000000000000005 has not reached repository \"a\""), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("000000010000000000000005 has not reached repository \"a\""),
+                "{error}"
+            );
         }
     }
 
@@ -244,12 +275,19 @@ mod tests {
     fn the_hint_names_command_failure_and_our_own_words() {
         let archiving = Archiving {
             archive_command: "pgkeep-archive-push %p".to_owned(),
-            failing: Some(("000000010000000000000005".to_owned(), "2026-11-20 02:00:00+00".to_owned())),
+            failing: Some((
+                "000000010000000000000005".to_owned(),
+                "2026-11-20 02:00:00+00".to_owned(),
+            )),
             push_says: Some("cannot store WAL".to_owned()),
             ..Archiving::default()
         };
         let hint = archiving.hint();
-        for part in ["\"pgkeep-archive-push %p\"", "000000010000000000000005 failed", "said: cannot store WAL"] {
+        for part in [
+            "\"pgkeep-archive-push %p\"",
+            "000000010000000000000005 failed",
+            "said: cannot store WAL",
+        ] {
             assert!(hint.contains(part), "{hint}");
         }
         assert!(Archiving::default().hint().contains("archive_command is empty"));
