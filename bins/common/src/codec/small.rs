@@ -19,6 +19,9 @@ use crate::error::{Context, Error, Kind, Result};
 /// The largest plain content that [`decode_small`] returns.
 pub const SMALL_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Room that is taken beforehand for a compressed stream, at most: the largest segment's.
+const MOST_ROOM: u64 = 1 << 30;
+
 /// Length and digests of some content, as a first reading found them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
@@ -106,7 +109,14 @@ pub fn compress_stream(
         stream_length: 0,
         sha256: first.sha256,
     };
-    let mut frames = FrameWriter::new(Vec::new(), level)?;
+    // Room for all of it at once: a buffer that grows is copied, and twice as large while it is. Untouched pages of it cost
+    // nothing where the content compresses well.
+    let room = first
+        .length
+        .saturating_add(first.length / 128)
+        .saturating_add(FRAME_BYTES as u64);
+    let frames = Vec::with_capacity(usize::try_from(room.min(MOST_ROOM)).unwrap_or_default());
+    let mut frames = FrameWriter::new(frames, level)?;
     // Its place; the length of the stream is known only at the end.
     let place = descriptor.encode_frame();
     frames.lead(&place)?;
