@@ -103,7 +103,12 @@ impl Bare {
 
 /// Every key of an object with the JSON type of its value, sorted: to hold documents against a schema by hand.
 pub fn keys(value: &serde_json::Value) -> Vec<String> {
-    let mut keys: Vec<String> = value.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect();
+    let mut keys: Vec<String> = value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key.clone())
+        .collect();
     keys.sort();
     keys
 }

@@ -61,7 +61,11 @@ impl Failing<'_> {
 
 /// An error is told once, whichever process met it.
 fn expect_one_complaint(ran: &Ran) {
-    let lines = ran.stderr.lines().filter(|line| line.starts_with("archive-get: cannot")).count();
+    let lines = ran
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("archive-get: cannot"))
+        .count();
     assert!(lines <= 1, "told {lines} times\n{}", ran.report());
 }
 
@@ -115,24 +119,34 @@ fn whatever_is_wrong_with_a_repository_is_never_absence(server: &Server) {
     failing.with_mode(&repo.path(""), 0, || failing.both("Permission denied"));
     failing.with_mode(&identity, 0, || failing.both("Permission denied"));
     failing.without(&repo.dir, || failing.both("does not exist"));
-    failing.without(&repo.path(""), || failing.both("there is no repository of this cluster at"));
+    failing.without(&repo.path(""), || {
+        failing.both("there is no repository of this cluster at")
+    });
     failing.without(&identity, || failing.both("there is no repository of this cluster at"));
     failing.with_content(&identity, b"", || failing.both("repository.json"));
     failing.with_content(&identity, b"<html>log in</html>", || failing.both("repository.json"));
     let foreign = text.replace("\"cluster\":\"main\"", "\"cluster\":\"other\"");
     assert_ne!(foreign, text);
-    failing.with_content(&identity, foreign.as_bytes(), || failing.both("belongs to cluster \"other\""));
+    failing.with_content(&identity, foreign.as_bytes(), || {
+        failing.both("belongs to cluster \"other\"")
+    });
     let newer = text.replace("\"format\":1", "\"format\":2");
     failing.with_content(&identity, newer.as_bytes(), || failing.both("newer pgkeep"));
     let (uuid_at, mut exchanged) = (text.find("\"uuid\":\"").unwrap() + 8, text.clone());
     exchanged.replace_range(uuid_at..uuid_at + 8, "01234567");
-    failing.with_content(&identity, exchanged.as_bytes(), || failing.both("this host knows it as"));
+    failing.with_content(&identity, exchanged.as_bytes(), || {
+        failing.both("this host knows it as")
+    });
 
     // Absence needs the proof that the repository knows this cluster.
     let events = repo.path("events");
     let absent = archive.absent();
-    failing.with_mode(&events, 0, || failing.expect(&archive.site, &absent, "Permission denied"));
-    failing.without(&events, || failing.expect(&archive.site, &absent, "belongs to system identifier"));
+    failing.with_mode(&events, 0, || {
+        failing.expect(&archive.site, &absent, "Permission denied")
+    });
+    failing.without(&events, || {
+        failing.expect(&archive.site, &absent, "belongs to system identifier")
+    });
     for data in [&failing.recovery, &failing.standby] {
         change_system(data, server.major, 4711);
     }
@@ -155,7 +169,10 @@ fn a_configuration_that_misses_the_repository_is_never_absence(server: &Server) 
         failing.expect(&archive.site, &name, words);
         failing.expect(&archive.site, &absent, words);
     };
-    with(&text.replace(&url, &format!("{url}/main")), "there is no repository of this cluster at");
+    with(
+        &text.replace(&url, &format!("{url}/main")),
+        "there is no repository of this cluster at",
+    );
     let empty = archive.scratch.create_dir("empty");
     with(
         &text.replace(&url, &format!("file://{}", empty.display())),
@@ -177,19 +194,38 @@ fn a_configuration_that_misses_the_repository_is_never_absence(server: &Server) 
         tool().arg(&name).run().expect_code(code).expect_said("Usage");
         tool().args([&name, "a", "b"]).run().expect_code(code);
         tool().args(["--frobnicate", &name, "a"]).run().expect_code(code);
-        tool().args(["--repository", "nobody", &name, "a"]).run().expect_code(code);
+        tool()
+            .args(["--repository", "nobody", &name, "a"])
+            .run()
+            .expect_code(code);
         tool().args(["--cluster", "nobody", &name, "a"]).run().expect_code(code);
-        for wrong in ["x", "../../etc/passwd", "", "000000010000000000000001.zst", "00000001000000000000000g"] {
-            tool().args([wrong, "pg_wal/RECOVERYXLOG"]).run().expect_code(code).expect_said("not the name of a WAL file");
+        for wrong in [
+            "x",
+            "../../etc/passwd",
+            "",
+            "000000010000000000000001.zst",
+            "00000001000000000000000g",
+        ] {
+            tool()
+                .args([wrong, "pg_wal/RECOVERYXLOG"])
+                .run()
+                .expect_code(code)
+                .expect_said("not the name of a WAL file");
         }
-        let ran = tool().args([name.as_str(), "missing/RECOVERYXLOG"]).run().expect_code(code);
+        let ran = tool()
+            .args([name.as_str(), "missing/RECOVERYXLOG"])
+            .run()
+            .expect_code(code);
         ran.expect_said("missing/RECOVERYXLOG");
         tool().arg("--help").run().expect_code(0);
         tool().arg("--version").run().expect_code(0);
     }
     // Outside a data directory the configured one counts.
     let elsewhere = archive.scratch.create_dir("elsewhere");
-    get_tool(&archive.site, &elsewhere, &name).args::<&str>([]).run().expect_code(200);
+    get_tool(&archive.site, &elsewhere, &name)
+        .args::<&str>([])
+        .run()
+        .expect_code(200);
 }
 
 fn with_missing(failing: &Failing<'_>, name: &str) {
@@ -268,7 +304,9 @@ fn the_next_repository_is_asked_and_absence_needs_all_of_them(server: &Server) {
     let archive = Archive::new(server, both, 2);
     let data = archive.pgdata("recovery");
     let name = archive.segments[0].as_str();
-    let [first, second] = &archive.site.repos[..] else { panic!() };
+    let [first, second] = &archive.site.repos[..] else {
+        panic!()
+    };
     mutilate::flip_middle_bit(&first.wal(name));
     archive.expect_whole(&data, name).expect_said("repository \"first\"");
     mutilate::remove(&first.wal(name));
@@ -277,10 +315,16 @@ fn the_next_repository_is_asked_and_absence_needs_all_of_them(server: &Server) {
     let absent = archive.absent();
     archive.get(&data, &absent).expect_code(1).expect_quiet();
     mutilate::chmod(&second.dir, 0);
-    archive.get(&data, &absent).expect_code(200).expect_said("Permission denied");
+    archive
+        .get(&data, &absent)
+        .expect_code(200)
+        .expect_said("Permission denied");
     archive.get(&data, name).expect_code(200);
     // The operator can leave a lost repository out.
-    get_tool(&archive.site, &data, &absent).args(["--repository", "first"]).run().expect_code(1);
+    get_tool(&archive.site, &data, &absent)
+        .args(["--repository", "first"])
+        .run()
+        .expect_code(1);
     mutilate::chmod(&second.dir, 0o700);
 }
 
@@ -302,8 +346,14 @@ fn a_full_disk_leaves_no_half_file_and_the_next_call_succeeds(server: &Server) {
     let archive = Archive::clear(server, 3);
     let name = archive.segments[0].as_str();
     for (data, code) in [(archive.pgdata("recovery"), 200), (archive.standby("standby"), 75)] {
-        let Some(full) = Mounted::tiny(&data.join("pg_wal"), 300) else { return };
-        let ran = archive.get(&data, name).expect_code(code).expect_said("No space left").expect_said("RECOVERYXLOG");
+        let Some(full) = Mounted::tiny(&data.join("pg_wal"), 300) else {
+            return;
+        };
+        let ran = archive
+            .get(&data, name)
+            .expect_code(code)
+            .expect_said("No space left")
+            .expect_said("RECOVERYXLOG");
         expect_nothing(&data, &ran);
         drop(full);
         archive.expect_whole(&data, name);
@@ -312,7 +362,9 @@ fn a_full_disk_leaves_no_half_file_and_the_next_call_succeeds(server: &Server) {
     // A full spool costs nothing but speed. There is room for one segment and a half.
     let site = archive.site;
     let spool = site.dir.join("spool");
-    let Some(_full) = Mounted::tiny(&spool, 1600) else { return };
+    let Some(_full) = Mounted::tiny(&spool, 1600) else {
+        return;
+    };
     let site = site.set("prefetch_limit", "\"100MiB\"");
     let data = archive.scratch.path("recovery");
     for name in &archive.segments {
@@ -365,8 +417,14 @@ fn a_spool_gives_what_was_stored_whatever_happens_to_it(server: &Server) {
     get(&site, &data, &archive.absent()).expect_code(200);
     fs::rename(&aside, dir).unwrap();
 
-    for damage in [mutilate::flip_middle_bit as fn(&Path), mutilate::empty, mutilate::cut_last_byte] {
-        let path = spooled().into_iter().find(|path| path.to_string_lossy().contains(segments[2].as_str()));
+    for damage in [
+        mutilate::flip_middle_bit as fn(&Path),
+        mutilate::empty,
+        mutilate::cut_last_byte,
+    ] {
+        let path = spooled()
+            .into_iter()
+            .find(|path| path.to_string_lossy().contains(segments[2].as_str()));
         if path.is_none() {
             fill(&segments[1]);
         }

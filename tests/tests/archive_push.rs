@@ -18,7 +18,10 @@ fn identity_of(path: &Path) -> (u64, i64, u64) {
 /// The markers of a site: files that an earlier run stored ahead.
 fn markers(site: &Site) -> Vec<String> {
     let mut found = Vec::new();
-    let places = fs::read_dir(site.dir.join("spool/main/push")).into_iter().flatten().flatten();
+    let places = fs::read_dir(site.dir.join("spool/main/push"))
+        .into_iter()
+        .flatten()
+        .flatten();
     for place in places {
         found.extend(
             fs::read_dir(place.path())
@@ -57,19 +60,34 @@ fn a_segment_is_stored_once_and_other_content_is_refused(server: &Server) {
 
     // A recycled file has the header of its former life.
     account::write(&path, archive.content(second), 0o600);
-    archive.push(&data, first).expect_code(1).expect_said("which its name does not say");
+    archive
+        .push(&data, first)
+        .expect_code(1)
+        .expect_said("which its name does not say");
     account::write(&path, &archive.content(first)[..8192], 0o600);
     archive.push(&data, first).expect_code(1).expect_said("has 8192 bytes");
     account::write(&path, vec![0; 1 << 20], 0o600);
-    archive.push(&data, first).expect_code(1).expect_said("magic number 0000");
+    archive
+        .push(&data, first)
+        .expect_code(1)
+        .expect_said("magic number 0000");
     fs::remove_file(&path).unwrap();
-    archive.push(&data, first).expect_code(1).expect_said(&format!("pg_wal/{first}"));
-    archive.push(&data, "nonsense").expect_code(2).expect_said("not the name of a WAL file");
+    archive
+        .push(&data, first)
+        .expect_code(1)
+        .expect_said(&format!("pg_wal/{first}"));
+    archive
+        .push(&data, "nonsense")
+        .expect_code(2)
+        .expect_said("not the name of a WAL file");
     assert_eq!((identity_of(&object), archive.repo().objects()), before);
 
     archive.ready(&data, first);
     change_system(&data, server.major, 4711);
-    archive.push(&data, first).expect_code(1).expect_said("and this cluster has 4711");
+    archive
+        .push(&data, first)
+        .expect_code(1)
+        .expect_said("and this cluster has 4711");
     assert_eq!((identity_of(&object), archive.repo().objects()), before);
 }
 
@@ -114,7 +132,10 @@ fn what_is_ready_goes_along_and_later_calls_are_warm(server: &Server) {
     refill();
     let control = fs::read(data.join("global/pg_control")).unwrap();
     change_system(&data, server.major, 4711);
-    archive.push(&data, &archive.segments[1]).expect_code(1).expect_said("4711");
+    archive
+        .push(&data, &archive.segments[1])
+        .expect_code(1)
+        .expect_said("4711");
     account::write(&data.join("global/pg_control"), control, 0o600);
     refill();
     mutilate::remove(&archive.repo().path(""));
@@ -136,15 +157,23 @@ fn a_repository_exchanged_behind_our_back_is_refused(server: &Server) {
         .expect_said("there is no repository at file://")
         .expect_said("create it once with pgkeep-init");
     // Another host made it anew: this one notices.
-    let other = Site::named(&archive.scratch, &archive.cluster, "other").shared(archive.repo(), RepoOptions::new("local"));
+    let other =
+        Site::named(&archive.scratch, &archive.cluster, "other").shared(archive.repo(), RepoOptions::new("local"));
     other.tool("init").run().expect_code(0);
-    archive.push(&data, name).expect_code(1).expect_said("this host knows it as");
+    archive
+        .push(&data, name)
+        .expect_code(1)
+        .expect_said("this host knows it as");
     push(&other, &data, name).run().expect_code(0);
     archive.site.tool("init").run().expect_code(0);
     archive.push(&data, name).expect_code(0).expect_quiet();
     mutilate::remove(&archive.repo().dir);
     let name = "000000010000000000000099";
-    archive.push(&data, name).expect_code(1).expect_said("does not exist").expect_said("is the file system mounted?");
+    archive
+        .push(&data, name)
+        .expect_code(1)
+        .expect_said("does not exist")
+        .expect_said("is the file system mounted?");
 }
 
 each_major!(a_damaged_object_is_set_aside_and_replaced_loudly: 15);
@@ -154,7 +183,9 @@ fn a_damaged_object_is_set_aside_and_replaced_loudly(server: &Server) {
         let data = archive.pgdata("primary");
         let name = &archive.segments[0];
         archive.ready(&data, name);
-        let damages: [fn(&Path); 3] = [mutilate::cut_last_byte, mutilate::empty, |path| mutilate::truncate(path, 40)];
+        let damages: [fn(&Path); 3] = [mutilate::cut_last_byte, mutilate::empty, |path| {
+            mutilate::truncate(path, 40)
+        }];
         for (round, damage) in damages.into_iter().enumerate() {
             let object = archive.repo().wal(name);
             damage(&object);
@@ -186,12 +217,19 @@ fn while_a_required_repository_fails_the_other_receives_everything(server: &Serv
     let site = site.set("push_batch", "3");
     let (segments, plain) = (&archive.segments, &archive.plain);
     for name in segments {
-        account::write(&data.join("pg_wal").join(name), fs::read(plain.join(name)).unwrap(), 0o600);
+        account::write(
+            &data.join("pg_wal").join(name),
+            fs::read(plain.join(name)).unwrap(),
+            0o600,
+        );
         account::write(&data.join(format!("pg_wal/archive_status/{name}.ready")), "", 0o600);
     }
     mutilate::chmod(&first.dir, 0);
     for _ in 0..segments.len() {
-        push(&site, &data, &segments[0]).run().expect_code(1).expect_said("repository \"first\"");
+        push(&site, &data, &segments[0])
+            .run()
+            .expect_code(1)
+            .expect_said("repository \"first\"");
     }
     for name in segments {
         assert!(second.has_wal(name), "{name} did not reach the second repository");
@@ -218,14 +256,21 @@ fn a_repository_that_is_not_required_may_be_away_but_not_all_of_them(server: &Se
     archive.ready(&data, name);
     mutilate::remove(&first.wal(name));
     mutilate::chmod(&second.dir, 0);
-    archive.push(&data, name).expect_code(0).expect_said("repository \"second\"").expect_said("Permission denied");
+    archive
+        .push(&data, name)
+        .expect_code(0)
+        .expect_said("repository \"second\"")
+        .expect_said("Permission denied");
     assert!(first.has_wal(name));
 
     let text = fs::read_to_string(&archive.site.config).unwrap();
     let optional = text.replace("[repository.first]", "[repository.first]\nrequired = false");
     account::write(&archive.site.config, optional, 0o600);
     mutilate::chmod(&first.dir, 0);
-    archive.push(&data, name).expect_code(75).expect_said("no repository has taken it");
+    archive
+        .push(&data, name)
+        .expect_code(75)
+        .expect_said("no repository has taken it");
     mutilate::chmod(&first.dir, 0o700);
     archive.push(&data, name).expect_code(0);
     mutilate::chmod(&second.dir, 0o700);
@@ -248,7 +293,11 @@ fn a_taken_timeline_is_refused_with_its_date_and_the_way_out(server: &Server) {
         .expect_said(&format!("stored {year}-"))
         .expect_said("hint: ");
     archive.get(&data, "00000002.history").expect_code(0);
-    assert!(fs::read_to_string(archive_stand::destination(&data)).unwrap().contains("0/3000000"));
+    assert!(
+        fs::read_to_string(archive_stand::destination(&data))
+            .unwrap()
+            .contains("0/3000000")
+    );
 }
 
 each_major!(a_server_archives_through_a_crash_without_losing_or_doubling_a_segment: 15 18);
@@ -296,10 +345,21 @@ fn large(server: &Server, encrypted: bool) -> (Archive16, Vec<String>) {
         let name = format!("0000000100000000{number:08X}");
         let path = cluster.data().join("pg_wal").join(&name);
         account::write(&path, incompressible(&real, number, &mut dice), 0o600);
-        account::write(&cluster.data().join(format!("pg_wal/archive_status/{name}.ready")), "", 0o600);
+        account::write(
+            &cluster.data().join(format!("pg_wal/archive_status/{name}.ready")),
+            "",
+            0o600,
+        );
         names.push(name);
     }
-    (Archive16 { site, data: cluster.data().to_owned(), _cluster: cluster }, names)
+    (
+        Archive16 {
+            site,
+            data: cluster.data().to_owned(),
+            _cluster: cluster,
+        },
+        names,
+    )
 }
 
 struct Archive16 {
@@ -312,7 +372,10 @@ each_major!(memory_stays_within_48_mib_for_segments_that_cannot_be_compressed: 1
 fn memory_stays_within_48_mib_for_segments_that_cannot_be_compressed(server: &Server) {
     for encrypted in [false, true] {
         let (archive, names) = large(server, encrypted);
-        let ran = push(&archive.site, &archive.data, &names[0]).run().expect_code(0).expect_quiet();
+        let ran = push(&archive.site, &archive.data, &names[0])
+            .run()
+            .expect_code(0)
+            .expect_quiet();
         assert!(archive.site.repo().has_wal(&names[3]), "the batch went along");
         println!("archive-push, encrypted {encrypted}: {} KiB", ran.max_rss_kib);
         assert!(ran.max_rss_kib <= 48 << 10, "{} KiB\n{}", ran.max_rss_kib, ran.report());

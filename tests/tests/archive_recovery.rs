@@ -70,7 +70,13 @@ impl Story {
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {
-    Tool::program("cp").arg("-a").arg(from).arg(to).as_root().run().expect_code(0);
+    Tool::program("cp")
+        .arg("-a")
+        .arg(from)
+        .arg(to)
+        .as_root()
+        .run()
+        .expect_code(0);
 }
 
 fn rounds(cluster: &Cluster) -> String {
@@ -102,7 +108,10 @@ fn recovery_never_ends_before_the_archive_does(server: &Server) {
         let log = cluster.log();
         assert!(log.contains(words), "{name}: no {words:?} in\n{log}");
         assert!(log.contains("FATAL"), "{name}\n{log}");
-        assert!(!log.contains(OPENED) && !log.contains("archive recovery complete"), "{name}\n{log}");
+        assert!(
+            !log.contains(OPENED) && !log.contains("archive recovery complete"),
+            "{name}\n{log}"
+        );
         cluster
     };
     mutilate::flip_middle_bit(&object);
@@ -138,10 +147,16 @@ fn a_standby_waits_for_its_repository_and_goes_on(server: &Server) {
     wait_until("the standby asks again and again", PATIENCE, || {
         standby.log().matches("Permission denied").count() > 5
     });
-    assert!(standby.is_running() && !standby.log().contains(OPENED), "{}", standby.log());
+    assert!(
+        standby.is_running() && !standby.log().contains(OPENED),
+        "{}",
+        standby.log()
+    );
     mutilate::chmod(dir, 0o700);
     standby.wait_ready(PATIENCE);
-    wait_until("the standby has all rounds", PATIENCE, || rounds(&standby) == ROUNDS.to_string());
+    wait_until("the standby has all rounds", PATIENCE, || {
+        rounds(&standby) == ROUNDS.to_string()
+    });
     mutilate::chmod(dir, 0);
     let start = Instant::now();
     standby.promote();
@@ -158,8 +173,12 @@ fn a_standby_whose_repository_hangs_can_be_promoted(server: &Server) {
     let standby = story.copy("standby", true);
     standby.start_without_waiting();
     standby.wait_ready(PATIENCE);
-    wait_until("the standby has all rounds", PATIENCE, || rounds(&standby) == ROUNDS.to_string());
-    let Some(hanging) = Mounted::hanging(&story.site.repo().dir) else { return };
+    wait_until("the standby has all rounds", PATIENCE, || {
+        rounds(&standby) == ROUNDS.to_string()
+    });
+    let Some(hanging) = Mounted::hanging(&story.site.repo().dir) else {
+        return;
+    };
     wait_until("the standby has met the hanging repository", PATIENCE, || {
         standby.log().contains("did not answer within 5s")
     });
@@ -176,7 +195,10 @@ each_major!(a_timeline_that_was_taken_is_not_taken_again_while_the_repository_is
 fn a_timeline_that_was_taken_is_not_taken_again_while_the_repository_is_away(server: &Server) {
     let story = Story::new(server);
     let first = story.copy("first", true);
-    first.conf(&["archive_mode = on".to_string(), format!("archive_command = '{}'", story.site.archive_command())]);
+    first.conf(&[
+        "archive_mode = on".to_string(),
+        format!("archive_command = '{}'", story.site.archive_command()),
+    ]);
     first.start_without_waiting();
     first.wait_ready(PATIENCE);
     let second = story.copy("second", true);
@@ -184,7 +206,9 @@ fn a_timeline_that_was_taken_is_not_taken_again_while_the_repository_is_away(ser
     second.start_without_waiting();
     second.wait_ready(PATIENCE);
     for cluster in [&first, &second] {
-        wait_until("both have all rounds", PATIENCE, || rounds(cluster) == ROUNDS.to_string());
+        wait_until("both have all rounds", PATIENCE, || {
+            rounds(cluster) == ROUNDS.to_string()
+        });
     }
     first.promote();
     first.wait_archived("00000002.history");
@@ -199,7 +223,12 @@ fn a_timeline_that_was_taken_is_not_taken_again_while_the_repository_is_away(ser
     second.stop(Stop::Fast);
     second.conf(&["recovery_target_timeline = 'latest'"]);
     // Anybody who asks for a history keeps them all.
-    let ran = story.site.tool("archive-get").args(["00000002.history", "probe"]).cwd(second.data()).run();
+    let ran = story
+        .site
+        .tool("archive-get")
+        .args(["00000002.history", "probe"])
+        .cwd(second.data())
+        .run();
     ran.expect_code(0);
     fs::remove_file(second.data().join("probe")).unwrap();
     assert!(cached("00000002.history"));

@@ -14,7 +14,17 @@ use system_tests::{Ran, RepoOptions, Server, Tool, account, each_major, mutilate
 
 /// What the tools do to file systems; a call that does not occur gets through at once.
 const CALLS: [&str; 11] = [
-    "openat", "write", "fsync", "link", "linkat", "rename", "renameat2", "unlink", "mkdir", "ftruncate", "close",
+    "openat",
+    "write",
+    "fsync",
+    "link",
+    "linkat",
+    "rename",
+    "renameat2",
+    "unlink",
+    "mkdir",
+    "ftruncate",
+    "close",
 ];
 
 /// Runs `tool` killed at one call after the other, `after` each; a sample of the long rows unless all are asked for.
@@ -72,7 +82,11 @@ fn archive_get_killed_anywhere_leaves_the_whole_file_or_none(server: &Server) {
         check(ran, at);
         for name in [name, next] {
             let again = get_tool(&site, &data, name).run().expect_code(0);
-            assert!(fs::read(destination(&data)).unwrap() == content(name), "{at}\n{}", again.report());
+            assert!(
+                fs::read(destination(&data)).unwrap() == content(name),
+                "{at}\n{}",
+                again.report()
+            );
         }
     });
     let left: Vec<_> = fs::read_dir(data.join("pg_wal"))
@@ -111,8 +125,15 @@ fn archive_push_killed_anywhere_and_retried_loses_and_doubles_nothing(server: &S
             for repo in &site.repos {
                 // Exactly one object, and it opens.
                 repo.wal(name);
-                let got = get_tool(&site, &data, name).args(["--repository", &repo.name]).run().expect_code(0);
-                assert!(fs::read(destination(&data)).unwrap() == content(name), "{at}\n{}", got.report());
+                let got = get_tool(&site, &data, name)
+                    .args(["--repository", &repo.name])
+                    .run()
+                    .expect_code(0);
+                assert!(
+                    fs::read(destination(&data)).unwrap() == content(name),
+                    "{at}\n{}",
+                    got.report()
+                );
             }
         }
         for repo in &site.repos {
@@ -135,24 +156,30 @@ fn archive_push_killed_anywhere_and_retried_loses_and_doubles_nothing(server: &S
         }
         push(&site, &data, &segments[0])
     };
-    killed_at_each_call(&damaged, &["rename", "renameat2", "link", "unlink", "fsync"], &mut |_, at| {
-        for repo in &site.repos {
-            let _ = fs::remove_dir_all(repo.path("damaged"));
-        }
-        // The object may be gone for the moment: PostgreSQL still has it.
-        push(&site, &data, &segments[0]).run().expect_code(0);
-        for repo in &site.repos {
-            let _ = fs::remove_dir_all(repo.path("damaged"));
-        }
-        verify(at);
-    });
+    killed_at_each_call(
+        &damaged,
+        &["rename", "renameat2", "link", "unlink", "fsync"],
+        &mut |_, at| {
+            for repo in &site.repos {
+                let _ = fs::remove_dir_all(repo.path("damaged"));
+            }
+            // The object may be gone for the moment: PostgreSQL still has it.
+            push(&site, &data, &segments[0]).run().expect_code(0);
+            for repo in &site.repos {
+                let _ = fs::remove_dir_all(repo.path("damaged"));
+            }
+            verify(at);
+        },
+    );
 }
 
 each_major!(a_panic_never_looks_like_an_answer: 15);
 fn a_panic_never_looks_like_an_answer(server: &Server) {
     let archive = Archive::clear(server, 1);
     let name = &archive.segments[0];
-    let Some(programs) = panicking_tools(&archive) else { return };
+    let Some(programs) = panicking_tools(&archive) else {
+        return;
+    };
     for (data, code) in [(archive.pgdata("recovery"), 200), (archive.standby("standby"), 75)] {
         for place in ["main", "thread"] {
             let tool = |tool: &str| {
@@ -162,7 +189,9 @@ fn a_panic_never_looks_like_an_answer(server: &Server) {
                     .arg(&archive.site.config)
                     .cwd(&data)
             };
-            let ran = tool("pgkeep-archive-get").args([name.as_str(), "pg_wal/RECOVERYXLOG"]).run();
+            let ran = tool("pgkeep-archive-get")
+                .args([name.as_str(), "pg_wal/RECOVERYXLOG"])
+                .run();
             ran.expect_code(code).expect_said("internal error");
             let ran = tool("pgkeep-archive-push").arg(format!("pg_wal/{name}")).run();
             ran.expect_code(1).expect_said("internal error");

@@ -34,15 +34,23 @@ fn wrong_usage_is_never_absence() {
 fn restored_absent_and_unknown_have_three_codes() {
     let bare = Bare::new("get_codes");
     let get = |name: &str| bare.tool("archive-get").args([name, "pg_wal/RECOVERYHISTORY"]).run();
-    get("00000002.history").expect_code(200).expect_said("there is no repository of this cluster at file://");
+    get("00000002.history")
+        .expect_code(200)
+        .expect_said("there is no repository of this cluster at file://");
     bare.tool("init").run().expect_code(0);
     get("00000002.history").expect_code(1).expect_quiet();
     get("000000010000000000000001").expect_code(1).expect_quiet();
     let content = "1\t0/3000000\tno recovery target specified\n";
     let name = bare.history(2, content);
-    bare.tool("archive-push").arg(format!("pg_wal/{name}")).run().expect_code(0);
+    bare.tool("archive-push")
+        .arg(format!("pg_wal/{name}"))
+        .run()
+        .expect_code(0);
     get(&name).expect_code(0).expect_quiet();
-    assert_eq!(fs::read_to_string(bare.data.join("pg_wal/RECOVERYHISTORY")).unwrap(), content);
+    assert_eq!(
+        fs::read_to_string(bare.data.join("pg_wal/RECOVERYHISTORY")).unwrap(),
+        content
+    );
 
     // The repository is away: what this host has seen of timelines it still knows, the rest it does not.
     fs::rename(&bare.repository, bare.scratch.path("away")).unwrap();

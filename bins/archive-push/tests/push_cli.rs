@@ -20,7 +20,11 @@ fn a_file_is_pushed_once_and_then_is_there() {
     bare.tool("init").run().expect_code(0);
     push().expect_code(0).expect_quiet();
     push().expect_code(0).expect_quiet();
-    bare.tool("archive-push").arg(bare.data.join("pg_wal").join(&name)).cwd("/".as_ref()).run().expect_code(0);
+    bare.tool("archive-push")
+        .arg(bare.data.join("pg_wal").join(&name))
+        .cwd("/".as_ref())
+        .run()
+        .expect_code(0);
     let status = bare.scratch.path("state/main/status/archive-push.json");
     assert!(std::fs::read_to_string(status).unwrap().contains("\"result\": \"ok\""));
 }
@@ -37,13 +41,18 @@ fn what_is_no_wal_file_is_refused() {
         .expect_said("archive_command = 'pgkeep-archive-push %p'");
     push("").expect_code(2);
     push("pg_wal/").expect_code(2);
-    push("pg_wal/00000003.history").expect_code(1).expect_said("pg_wal/00000003.history: No such file");
-    bare.scratch.write("data/pg_wal/000000010000000000000001", "short", 0o600);
+    push("pg_wal/00000003.history")
+        .expect_code(1)
+        .expect_said("pg_wal/00000003.history: No such file");
+    bare.scratch
+        .write("data/pg_wal/000000010000000000000001", "short", 0o600);
     push("pg_wal/000000010000000000000001")
         .expect_code(1)
         .expect_said("has 5 bytes, and a segment of this cluster has 16777216");
     bare.scratch.create_dir("data/pg_wal/00000004.history");
-    push("pg_wal/00000004.history").expect_code(1).expect_said("is not a regular file");
+    push("pg_wal/00000004.history")
+        .expect_code(1)
+        .expect_said("is not a regular file");
 }
 
 #[test]
@@ -61,6 +70,16 @@ fn a_data_directory_that_cannot_be_read_is_named() {
     bare.configure(&bare.text.replace("data_directory", "# data_directory"));
     let away = bare.scratch.create_dir("away");
     bare.scratch.write("away/00000002.history", "x", 0o600);
-    bare.tool("archive-push").arg("00000002.history").cwd(&away).run().expect_code(2).expect_said("data_directory");
-    Tool::new("archive-push").env("PGKEEP_CONFIG", "/nonexistent").arg("x").run().expect_code(2).expect_said("/nonexistent");
+    bare.tool("archive-push")
+        .arg("00000002.history")
+        .cwd(&away)
+        .run()
+        .expect_code(2)
+        .expect_said("data_directory");
+    Tool::new("archive-push")
+        .env("PGKEEP_CONFIG", "/nonexistent")
+        .arg("x")
+        .run()
+        .expect_code(2)
+        .expect_said("/nonexistent");
 }

@@ -22,7 +22,14 @@ impl Mounted {
             return None;
         }
         let options = format!("size={kilobytes}k,mode=0700");
-        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        mount(
+            Some("tmpfs"),
+            path,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .unwrap();
         account::give(path);
         Some(Mounted {
             path: path.to_owned(),
@@ -42,7 +49,14 @@ impl Mounted {
             "fd={},rootmode=40000,user_id=0,group_id=0,allow_other",
             device.as_raw_fd()
         );
-        mount(Some("hanging"), path, Some("fuse"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        mount(
+            Some("hanging"),
+            path,
+            Some("fuse"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .unwrap();
         // FUSE_INIT: struct fuse_in_header (len, opcode, unique, ...), then the kernel's version.
         let mut request = vec![0u8; 256 << 10];
         let length = device.read(&mut request).unwrap();
