@@ -1,4 +1,4 @@
-//! Looks at a WAL file before anything is done with it: is it what its name says, of this cluster, and what are its digests?
+//! Looks at a WAL file: is it what its name says, of this cluster, what are its digests, and what does it change?
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -6,8 +6,9 @@ use std::path::Path;
 
 use common::codec::{CompressedStream, ContentKind, Reading, compress_stream};
 use common::digest::{Xxh3_128, Xxh3Hasher};
-use common::error::{Context, Error, Kind, Result};
-use common::postgres::{SegmentHeader, SegmentSize, SystemId, WalName};
+use common::error::{Context, Error, Kind, Result, chain};
+use common::postgres::walscan::Scanner;
+use common::postgres::{SegmentHeader, SegmentSize, SystemId, WalName, walmap};
 
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -15,7 +16,12 @@ const CHUNK_BYTES: usize = 256 << 10;
 ///
 /// # Errors
 /// `Refused` if size, header, or cluster do not fit the name; else what reading gave.
-pub fn open(path: &Path, name: &WalName, system: SystemId, segment_size: SegmentSize) -> Result<File> {
+pub fn open(
+    path: &Path,
+    name: &WalName,
+    system: SystemId,
+    segment_size: SegmentSize,
+) -> Result<(File, Option<SegmentHeader>)> {
     let mut file = File::open(path).context(|| format!("open {}", path.display()))?;
     let metadata = file.metadata().context(|| format!("read {}", path.display()))?;
     if !metadata.is_file() {
@@ -39,16 +45,17 @@ pub fn open(path: &Path, name: &WalName, system: SystemId, segment_size: Segment
         let mut first = [0u8; common::postgres::header::HEADER_BYTES];
         file.read_exact(&mut first)
             .context(|| format!("read {}", path.display()))?;
-        SegmentHeader::parse(&first)
-            .and_then(|header| header.agrees_with(name, system))
+        let header = SegmentHeader::parse(&first)
+            .and_then(|header| header.agrees_with(name, system).map(|()| header))
             .map_err(|error| {
                 error
                     .with_kind(Kind::Refused)
                     .context(format!("check {}", path.display()))
             })?;
         file.rewind().context(|| format!("read {}", path.display()))?;
+        return Ok((file, Some(header)));
     }
-    Ok(file)
+    Ok((file, None))
 }
 
 /// Reads the file once for its digests.
@@ -77,11 +84,68 @@ pub fn quick_digest(file: &mut File) -> Result<(u64, Xxh3_128)> {
     }
 }
 
-/// Reads the file a second time and compresses it; fails if it is not what the first reading saw.
+/// A WAL file, ready to be stored.
+pub struct Compressed {
+    /// The file itself.
+    pub stream: CompressedStream,
+    /// The map of a whole segment: what its records change.
+    pub map: Option<CompressedStream>,
+}
+
+/// Reads the file a second time and compresses it; fails if it is not what the first reading saw. The same pass makes the
+/// map, if the file is a whole segment with this header. Without one the file is stored all the same.
 ///
 /// # Errors
 /// `Failed` if the file changed in between; else what reading gave.
-pub fn compress(file: &mut File, first: &Reading, level: i32) -> Result<CompressedStream> {
+pub fn compress(
+    file: &mut File,
+    first: &Reading,
+    name: &WalName,
+    header: Option<&SegmentHeader>,
+    level: i32,
+) -> Result<Compressed> {
     file.rewind().context(|| "read a WAL file")?;
-    compress_stream(file, first, ContentKind::Wal, level)
+    let segment = header.and_then(|header| described(name, header, first));
+    let Some(segment) = segment else {
+        let stream = compress_stream(file, first, ContentKind::Wal, level)?;
+        return Ok(Compressed { stream, map: None });
+    };
+    let mut watched = Watched {
+        file,
+        scanner: Scanner::new(segment),
+    };
+    let stream = compress_stream(&mut watched, first, ContentKind::Wal, level)?;
+    let map = watched.scanner.finish().encode();
+    let map = Reading::of(&map[..]).and_then(|reading| compress_stream(&map[..], &reading, ContentKind::Map, level));
+    let map = map
+        .map_err(|error| log::debug!("no map of {name}: {}", chain(&error)))
+        .ok();
+    Ok(Compressed { stream, map })
+}
+
+/// What a map says of the whole segment `name`.
+fn described(name: &WalName, header: &SegmentHeader, reading: &Reading) -> Option<walmap::Segment> {
+    let WalName::Segment(segment) = name else { return None };
+    Some(walmap::Segment {
+        system_identifier: header.system_id.0,
+        timeline: segment.timeline.0,
+        start: header.page_address.0,
+        size: u32::try_from(header.segment_size.bytes()).ok()?,
+        major: u8::try_from(header.major.number()).ok()?,
+        sha256: reading.sha256.0,
+    })
+}
+
+/// A reader that lets the scanner see what passes.
+struct Watched<'f> {
+    file: &'f mut File,
+    scanner: Scanner,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.scanner.feed(buffer.get(..count).unwrap_or_default());
+        Ok(count)
+    }
 }

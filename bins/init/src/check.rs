@@ -53,7 +53,7 @@ pub fn run(
 ) -> Result<()> {
     let control = cluster
         .data_directory()
-        .and_then(|directory| ControlFile::read(directory));
+        .and_then(ControlFile::read);
     let mut findings = vec![finding(
         "data directory",
         control.as_ref().map_err(copy).and_then(|control| {
