@@ -20,6 +20,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 pub mod account;
+pub mod bare;
 pub mod cluster;
 pub mod contents;
 pub mod mutilate;
@@ -31,6 +32,7 @@ pub mod story;
 pub mod tool;
 pub mod wait;
 
+pub use bare::Bare;
 pub use cluster::{Cluster, Options, Stop};
 pub use contents::Contents;
 pub use scratch::Scratch;

@@ -11,7 +11,7 @@ use common::config::{Cluster, Config};
 use common::error::{Context, Error, Kind, Result, chain};
 use common::exit::Verdict;
 use common::open;
-use common::postgres::{ControlFile, SegmentName, SegmentSize, SystemId, WalName};
+use common::postgres::{ControlFile, SegmentName, SegmentSize, SystemId, TimelineHistory, TimelineId, WalName};
 use common::repository::pins::{Pin, Pins};
 use common::repository::{ClusterName, Repository, wal};
 use common::retry::Policy;
@@ -68,6 +68,19 @@ impl Call {
         Histories::new(&config.state_directory, &self.cluster, self.system)
     }
 
+    /// What this host knows of a timeline without asking: what it has seen in a repository, or what the server itself keeps
+    /// in pg_wal.
+    pub fn known_history(&self, config: &Config, name: &WalName) -> Option<Vec<u8>> {
+        let WalName::History { timeline } = name else {
+            return None;
+        };
+        let of_server = || std::fs::read(self.data_directory.join("pg_wal").join(name.to_string())).ok();
+        self.histories(config)
+            .get(name)
+            .or_else(of_server)
+            .filter(|content| TimelineHistory::parse(*timeline, content).is_ok())
+    }
+
     /// The spool, if every repository has been seen before: its UUIDs are part of the spool's identity.
     pub fn spool(&self, config: &Config, only: &[String]) -> Option<Spool> {
         let configured = config.repositories(only).ok()?;
@@ -108,20 +121,37 @@ pub enum Ended {
     Told,
 }
 
+/// The first timeline has no ancestors, and PostgreSQL writes no such file (`timeline.c`, `readTimeLineHistory`, 13 to 18).
+/// It asks for it all the same while it is promoted, after standby.signal is gone: a repository that is away then must
+/// not end the promotion.
+const FIRST_HISTORY: WalName = WalName::History {
+    timeline: TimelineId(1),
+};
+
 /// Fetches the WAL file: from the spool, else from the repositories in a child whose time is limited.
 ///
 /// # Errors
 /// Whenever it could not be found out whether the archive has the file: never to be read as "absent".
 pub fn run(config: &Config, cluster: &Cluster, request: &Request) -> Result<Ended> {
     let begun = Instant::now();
+    if request.name == FIRST_HISTORY {
+        return Ok(Ended::Here(Fetched::Absent));
+    }
     let call = Call::find(config, cluster)?;
-    let patience = if request.standby {
+    let known = call.known_history(config, &request.name);
+    let patience = if request.standby || known.is_some() {
         config.standby_patience
     } else {
         config.patience
     };
     let WalName::Segment(segment) = request.name else {
-        return limited(config, &call, request, patience);
+        let ended = limited(request, patience);
+        return match (ended, known) {
+            (Ok(Ended::Told) | Err(_), Some(content)) => {
+                from_cache(&request.name, &content, &request.destination).map(Ended::Here)
+            }
+            (ended, _) => ended,
+        };
     };
     let spool = call.spool(config, &request.only);
     let ahead = |first: Option<SegmentName>| {
@@ -134,7 +164,7 @@ pub fn run(config: &Config, cluster: &Cluster, request: &Request) -> Result<Ende
         ahead(segment.next(call.segment_size));
         return Ok(Ended::Here(Fetched::Restored));
     }
-    let ended = limited(config, &call, request, patience.saturating_sub(begun.elapsed()));
+    let ended = limited(request, patience.saturating_sub(begun.elapsed()));
     match &ended {
         Ok(Ended::Here(Fetched::Restored)) => ahead(segment.next(call.segment_size)),
         // It takes longer than a standby may wait: let it arrive in the background, for the next call.
@@ -187,7 +217,7 @@ impl Verdict for ToParent {
 ///
 /// A process of its own, because a file system that hangs (a mounted one without its server) can keep a process from
 /// ending, whatever its other threads do; and while restore_command runs a standby can neither stream nor be promoted.
-fn limited(config: &Config, call: &Call, request: &Request, patience: Duration) -> Result<Ended> {
+fn limited(request: &Request, patience: Duration) -> Result<Ended> {
     let name = request.name;
     let mut command = Command::new("/proc/self/exe");
     command.arg("--attempt").args(&request.arguments);
@@ -200,9 +230,6 @@ fn limited(config: &Config, call: &Call, request: &Request, patience: Duration) 
         Ok(status) => status.context(|| format!("wait for the process that fetches {name}"))?,
         Err(_) => {
             kill(process);
-            if let Some(content) = call.histories(config).get(&name) {
-                return from_cache(&name, &content, &request.destination).map(Ended::Here);
-            }
             return Err(Error::new(
                 Kind::Transient,
                 format!(
@@ -249,9 +276,10 @@ pub fn attempt(config: &Config, cluster: &Cluster, request: &Request) -> Result<
     let repositories = open::repositories(config, cluster, &request.only)?;
     let histories = call.histories(config);
     let name = request.name;
+    let known = call.known_history(config, &name);
     policy
         .run(format!("fetch {name}"), || {
-            ask_all(&call, &repositories, &histories, name, &request.destination)
+            ask_all(&call, &repositories, &histories, known.as_deref(), request)
         })
         .map_err(|error| error.context(format!("cannot fetch WAL {name}")))
 }
@@ -261,9 +289,10 @@ fn ask_all(
     call: &Call,
     repositories: &[Repository],
     histories: &Histories,
-    name: WalName,
-    destination: &Path,
+    known: Option<&[u8]>,
+    request: &Request,
 ) -> Result<Fetched> {
+    let (name, destination) = (request.name, request.destination.as_path());
     let is_history = matches!(name, WalName::History { .. });
     let mut answers = Vec::new();
     for repository in repositories {
@@ -286,16 +315,15 @@ fn ask_all(
     if !is_history {
         return answer::judge(answers);
     }
-    let cached = histories.get(&name);
-    match (answer::judge_history(answers, cached.is_some())?, cached) {
+    match (answer::judge_history(answers, known.is_some())?, known) {
         (HistoryFetched::Restored, _) => Ok(Fetched::Restored),
-        (HistoryFetched::FromCache, Some(content)) => from_cache(&name, &content, destination),
+        (HistoryFetched::FromCache, Some(content)) => from_cache(&name, content, destination),
         (HistoryFetched::FromCache | HistoryFetched::Absent, _) => Ok(Fetched::Absent),
     }
 }
 
 fn from_cache(name: &WalName, content: &[u8], destination: &Path) -> Result<Fetched> {
-    log::warn!("{name} comes from this host's cache: not every repository answers");
+    log::warn!("{name} comes from this host's cache: a repository does not answer");
     let mut placing = Placing::begin(destination)?;
     placing
         .write_all(content)

@@ -1,4 +1,4 @@
-//! Looks at a WAL file before anything is done with it: is it what its name says, of this cluster, and what are its digests?
+//! Looks at a WAL file: is it what its name says, of this cluster, what are its digests, and what does it change?
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -6,8 +6,9 @@ use std::path::Path;
 
 use common::codec::{CompressedStream, ContentKind, Reading, compress_once};
 use common::digest::{Xxh3_128, Xxh3Hasher};
-use common::error::{Context, Error, Kind, Result};
-use common::postgres::{SegmentHeader, SegmentSize, SystemId, WalName};
+use common::error::{Context, Error, Kind, Result, chain};
+use common::postgres::walscan::Scanner;
+use common::postgres::{SegmentHeader, SegmentSize, SystemId, WalName, walmap};
 
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -15,7 +16,12 @@ const CHUNK_BYTES: usize = 256 << 10;
 ///
 /// # Errors
 /// `Refused` if size, header, or cluster do not fit the name; else what reading gave.
-pub fn open(path: &Path, name: &WalName, system: SystemId, segment_size: SegmentSize) -> Result<File> {
+pub fn open(
+    path: &Path,
+    name: &WalName,
+    system: SystemId,
+    segment_size: SegmentSize,
+) -> Result<(File, Option<SegmentHeader>)> {
     let mut file = File::open(path).context(|| format!("open {}", path.display()))?;
     let metadata = file.metadata().context(|| format!("read {}", path.display()))?;
     if !metadata.is_file() {
@@ -39,25 +45,90 @@ pub fn open(path: &Path, name: &WalName, system: SystemId, segment_size: Segment
         let mut first = [0u8; common::postgres::header::HEADER_BYTES];
         file.read_exact(&mut first)
             .context(|| format!("read {}", path.display()))?;
-        SegmentHeader::parse(&first)
-            .and_then(|header| header.agrees_with(name, system))
+        let header = SegmentHeader::parse(&first)
+            .and_then(|header| header.agrees_with(name, system).map(|()| header))
             .map_err(|error| {
                 error
                     .with_kind(Kind::Refused)
                     .context(format!("check {}", path.display()))
             })?;
         file.rewind().context(|| format!("read {}", path.display()))?;
+        return Ok((file, Some(header)));
     }
-    Ok(file)
+    Ok((file, None))
 }
 
-/// Reads the file once, for its digests and compressed.
+/// A WAL file, ready to be stored.
+pub struct Compressed {
+    /// The file itself.
+    pub stream: CompressedStream,
+    /// The map of a whole segment: what its records change.
+    pub map: Option<CompressedStream>,
+}
+
+/// Reads the file once: for its digests, compressed, and for its map, if it is a whole segment with this header. Without a
+/// map the file is stored all the same.
 ///
 /// # Errors
 /// What reading gave.
-pub fn read(file: &mut File, level: i32) -> Result<(CompressedStream, Reading)> {
+pub fn read(
+    file: &mut File,
+    name: &WalName,
+    header: Option<&SegmentHeader>,
+    level: i32,
+) -> Result<(Compressed, Reading)> {
     file.rewind().context(|| "read a WAL file")?;
-    compress_once(file, ContentKind::Wal, level)
+    let size = file.metadata().context(|| "read a WAL file")?.len();
+    let Some(segment) = header.and_then(|header| described(name, header)) else {
+        let (stream, reading) = compress_once(file, size, ContentKind::Wal, level)?;
+        return Ok((Compressed { stream, map: None }, reading));
+    };
+    let mut watched = Watched {
+        file,
+        scanner: Scanner::new(segment),
+    };
+    let (stream, reading) = compress_once(&mut watched, size, ContentKind::Wal, level)?;
+    let mut map = watched.scanner.finish();
+    // Known only now: the digest and the map come from the same pass.
+    map.segment.sha256 = reading.sha256.0;
+    let map = map.encode();
+    let map = compress_once(&map[..], map.len() as u64, ContentKind::Map, level)
+        .map_err(|error| log::debug!("no map of {name}: {}", chain(&error)))
+        .ok();
+    Ok((
+        Compressed {
+            stream,
+            map: map.map(|(map, _)| map),
+        },
+        reading,
+    ))
+}
+
+/// What a map says of the whole segment `name`, its digest left open.
+fn described(name: &WalName, header: &SegmentHeader) -> Option<walmap::Segment> {
+    let WalName::Segment(segment) = name else { return None };
+    Some(walmap::Segment {
+        system_identifier: header.system_id.0,
+        timeline: segment.timeline.0,
+        start: header.page_address.0,
+        size: u32::try_from(header.segment_size.bytes()).ok()?,
+        major: u8::try_from(header.major.number()).ok()?,
+        sha256: [0; 32],
+    })
+}
+
+/// A reader that lets the scanner see what passes.
+struct Watched<'f> {
+    file: &'f mut File,
+    scanner: Scanner,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.scanner.feed(buffer.get(..count).unwrap_or_default());
+        Ok(count)
+    }
 }
 
 /// Reads the file once for the cheap digest alone: size and XXH3-128.

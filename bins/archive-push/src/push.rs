@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::codec::{CompressedStream, Reading};
+use common::codec::Reading;
 use common::config::{Cluster, Config};
 use common::error::{Context, Error, Kind, Result, chain};
 use common::open;
@@ -14,6 +14,7 @@ use common::repository::wal::{self, Put};
 use common::repository::{ClusterName, Repository, events};
 use common::time::UtcTime;
 
+use crate::content::Compressed;
 use crate::marker::Markers;
 use crate::{batch, content};
 
@@ -240,8 +241,8 @@ impl Push<'_> {
         // With no target left, reading and compressing would be for nothing.
         if !able.is_empty() {
             let path = self.wal_directory.join(name.to_string());
-            let mut file = content::open(&path, name, self.system, self.segment_size)?;
-            let (compressed, reading) = content::read(&mut file, self.level)?;
+            let (mut file, header) = content::open(&path, name, self.system, self.segment_size)?;
+            let (compressed, reading) = content::read(&mut file, name, header.as_ref(), self.level)?;
             content = Some(reading);
             for target in able {
                 match self.put(target, name, &compressed) {
@@ -261,9 +262,16 @@ impl Push<'_> {
         }
     }
 
-    fn put(&self, target: &Target<'_>, name: &WalName, compressed: &CompressedStream) -> Result<()> {
+    /// Stores a file in one repository, its map first: where the segment is, nobody need wait for the map.
+    fn put(&self, target: &Target<'_>, name: &WalName, compressed: &Compressed) -> Result<()> {
         let repository = target.repository;
-        let put = wal::put(repository, self.system, name, compressed, self.now, &self.host)
+        if let Some(map) = &compressed.map
+            && let Err(error) = wal::put_map(repository, self.system, name, map)
+        {
+            // Whoever misses it reads more.
+            log::debug!("the map of {name} is not in \"{}\": {}", repository.name, chain(&error));
+        }
+        let put = wal::put(repository, self.system, name, &compressed.stream, self.now, &self.host)
             .map_err(|error| self.with_date(error, repository, name))?;
         match put {
             Put::Stored => log::debug!("stored {name} in \"{}\"", repository.name),

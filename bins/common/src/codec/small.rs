@@ -20,6 +20,9 @@ use crate::error::{Context, Error, Kind, Result};
 /// The largest plain content that [`decode_small`] returns.
 pub const SMALL_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Room that is taken beforehand for a compressed stream, at most: the largest segment's.
+const MOST_ROOM: u64 = 1 << 30;
+
 /// Length and digests of some content, as a first reading found them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
@@ -91,13 +94,18 @@ impl CompressedStream {
     }
 }
 
-/// Compresses content in one reading, and says what it read.
+/// Compresses content in one reading, and says what it read; `expected` is about its length in bytes.
 ///
 /// # Errors
 /// `Config` for a level that does not exist; the kind of the reader's error.
-pub fn compress_once(content: impl Read, kind: ContentKind, level: i32) -> Result<(CompressedStream, Reading)> {
+pub fn compress_once(
+    content: impl Read,
+    expected: u64,
+    kind: ContentKind,
+    level: i32,
+) -> Result<(CompressedStream, Reading)> {
     let (mut sha256, mut xxh3) = (Sha256::new(), Xxh3Hasher::new());
-    let frames = pack(content, kind, level, &mut |_, unit| {
+    let frames = pack(content, expected, kind, level, &mut |_, unit| {
         sha256.update(unit);
         xxh3.update(unit);
         Ok(())
@@ -116,7 +124,7 @@ pub fn compress_once(content: impl Read, kind: ContentKind, level: i32) -> Resul
 /// `Failed` if the content has changed since; the kind of the reader's error.
 pub fn compress_stream(content: impl Read, first: &Reading, kind: ContentKind, level: i32) -> Result<CompressedStream> {
     let mut seen = Xxh3Hasher::new();
-    let frames = pack(content, kind, level, &mut |position, unit| {
+    let frames = pack(content, first.length, kind, level, &mut |position, unit| {
         if position + unit.len() as u64 > first.length {
             return Err(changed("is longer"));
         }
@@ -135,11 +143,18 @@ pub fn compress_stream(content: impl Read, first: &Reading, kind: ContentKind, l
 /// Compresses content behind the place of a descriptor; `see` gets each unit and its offset first.
 fn pack(
     mut content: impl Read,
+    expected: u64,
     kind: ContentKind,
     level: i32,
     see: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<FrameWriter<Vec<u8>>> {
-    let mut frames = FrameWriter::new(Vec::new(), level)?;
+    // Room for all of it at once: a buffer that grows is copied, and twice as large while it is. Untouched pages of it cost
+    // nothing where the content compresses well.
+    let room = expected
+        .saturating_add(expected / 128)
+        .saturating_add(FRAME_BYTES as u64);
+    let out = Vec::with_capacity(usize::try_from(room.min(MOST_ROOM)).unwrap_or_default());
+    let mut frames = FrameWriter::new(out, level)?;
     let unknown = Descriptor {
         kind,
         plain_length: 0,
@@ -183,7 +198,7 @@ fn changed(how: &str) -> Error {
 /// # Errors
 /// `Config` for a level that does not exist.
 pub fn encode_small(plain: &[u8], kind: ContentKind, level: i32, sealing: &Sealing) -> Result<Vec<u8>> {
-    let (stream, _) = compress_once(plain, kind, level)?;
+    let (stream, _) = compress_once(plain, plain.len() as u64, kind, level)?;
     match sealing {
         Sealing::Clear => Ok(stream.bytes),
         Sealing::Age(_) => stream.seal(sealing, Vec::new()),

@@ -1,0 +1,130 @@
+//! What info answers on the command line.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use serde_json::Value;
+use system_tests::bare::{keys, project_file};
+use system_tests::{Bare, mutilate};
+
+#[test]
+fn help_version_and_configuration_are_answered_as_everywhere() {
+    let bare = Bare::new("info_common");
+    bare.check_common_answers("info", &[], 2);
+    for flag in ["--stats", "--report"] {
+        bare.tool("info").arg(flag).run().expect_code(2);
+    }
+    bare.tool("info")
+        .args(["--repository", "nobody"])
+        .run()
+        .expect_code(2)
+        .expect_said("\"nobody\"");
+}
+
+#[test]
+fn no_backup_and_no_repository_are_told_apart() {
+    let bare = Bare::new("info_empty");
+    let info = || bare.tool("info").run();
+    info()
+        .expect_code(1)
+        .expect_said("cannot be read: ")
+        .expect_said("cannot read all of repository local");
+    bare.tool("init").run().expect_code(0);
+    info()
+        .expect_code(0)
+        .expect_quiet()
+        .expect_said("no backup")
+        .expect_said("PostgreSQL 15");
+    let main = bare.repository.join("main");
+    mutilate::chmod(&main, 0);
+    let ran = info().expect_code(1).expect_said("Permission denied");
+    assert!(!ran.stdout.contains("no backup"), "{}", ran.report());
+    mutilate::chmod(&main, 0o700);
+    mutilate::remove(&bare.repository);
+    info()
+        .expect_code(1)
+        .expect_said("does not exist")
+        .expect_said("is the file system mounted?");
+}
+
+#[test]
+fn the_json_has_exactly_the_fields_of_its_schema() {
+    let bare = Bare::new("info_json");
+    let schema: Value = serde_json::from_str(&project_file("docs/info.schema.json")).unwrap();
+    let json = |code| {
+        bare.tool("info")
+            .args(["--format", "json"])
+            .run()
+            .expect_code(code)
+            .json()
+    };
+    let unread = json(1);
+    assert!(unread["repositories"][0]["error"].is_string());
+    check(&schema, &schema, &unread, "report");
+    bare.tool("init").run().expect_code(0);
+    let name = bare.history(2, "x");
+    bare.tool("archive-push")
+        .arg(format!("pg_wal/{name}"))
+        .run()
+        .expect_code(0);
+    // An unreadable backup, so that this part of the schema is seen too.
+    let backup = bare.repository.join("main/backup/20261120T020000Z-full-3f9a1c");
+    bare.scratch.create_dir("repository/main/backup");
+    bare.scratch
+        .create_dir("repository/main/backup/20261120T020000Z-full-3f9a1c");
+    system_tests::account::write(&backup.join("backup.json"), "rubbish", 0o400);
+    let report = json(1);
+    check(&schema, &schema, &report, "report");
+    let repository = &report["repositories"][0];
+    assert!(
+        repository["error"].is_null() && repository["systems"][0]["major"] == 15,
+        "{report}"
+    );
+    assert_eq!(repository["unreadable"][0]["label"], "20261120T020000Z-full-3f9a1c");
+}
+
+/// As much of JSON Schema as the schema uses: type, properties, required, additionalProperties, items, $ref.
+fn check(root: &Value, schema: &Value, value: &Value, at: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        return check(root, &root["$defs"][name.trim_start_matches("#/$defs/")], value, at);
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_u64() || number.is_i64() => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let allowed = match &schema["type"] {
+        Value::Array(kinds) => kinds.clone(),
+        one => vec![one.clone()],
+    };
+    assert!(
+        allowed
+            .iter()
+            .any(|one| one == kind || (one == "number" && kind == "integer")),
+        "{at} is {kind}, not {allowed:?}"
+    );
+    match value {
+        Value::Object(_) => {
+            assert_eq!(keys(value), keys(&schema["properties"]), "{at}");
+            let mut required: Vec<&str> = schema["required"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .flat_map(Value::as_str)
+                .collect();
+            required.sort_unstable();
+            assert_eq!(required, keys(value), "{at}: all fields are always there");
+            for (key, value) in value.as_object().unwrap() {
+                check(root, &schema["properties"][key], value, &format!("{at}.{key}"));
+            }
+        }
+        Value::Array(items) => {
+            for (number, item) in items.iter().enumerate() {
+                check(root, &schema["items"], item, &format!("{at}[{number}]"));
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,187 @@
+//! What init answers on the command line.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use system_tests::{Bare, Tool, mutilate};
+
+#[test]
+fn help_version_and_configuration_are_answered_as_everywhere() {
+    let bare = Bare::new("init_common");
+    bare.check_common_answers("init", &[], 2);
+    bare.check_common_answers("init", &["--check"], 2);
+    bare.tool("init")
+        .args(["--check", "--new-history"])
+        .run()
+        .expect_code(2)
+        .expect_said("cannot be used with");
+    bare.tool("init").args(["--format", "json"]).run().expect_code(2);
+}
+
+#[test]
+fn a_key_is_made_once_and_never_overwritten() {
+    let bare = Bare::new("init_key");
+    let file = bare.scratch.path("identity.txt");
+    let generate = || Tool::new("init").arg("--generate-key").arg(&file).run();
+    let ran = generate().expect_code(0);
+    let recipient = ran.stdout.trim().to_owned();
+    assert!(
+        recipient.starts_with("age1") && recipient.len() == 62,
+        "{}",
+        ran.report()
+    );
+    let before = fs::read_to_string(&file).unwrap();
+    assert!(before.contains("AGE-SECRET-KEY-1") && before.contains(&recipient));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+    generate()
+        .expect_code(1)
+        .expect_said("exists, and a key is never overwritten")
+        .expect_said("hint: choose another file");
+    assert_eq!(fs::read_to_string(&file).unwrap(), before);
+    let missing = bare.scratch.path("missing/identity.txt");
+    let ran = Tool::new("init")
+        .arg("--generate-key")
+        .arg(&missing)
+        .run()
+        .expect_code(1);
+    ran.expect_said(&missing.display().to_string());
+
+    // What init made, init takes.
+    let line = format!(
+        "encryption = {{ recipients = [\"{recipient}\"], identity_file = \"{}\" }}\n",
+        file.display()
+    );
+    bare.configure(&format!("{}{line}", bare.text));
+    bare.tool("init").run().expect_code(0).expect_said(", encrypted,");
+    bare.tool("init")
+        .arg("--check")
+        .run()
+        .expect_said("ok   repository \"local\" key: 1 recipients, and the identity opens");
+}
+
+#[test]
+fn init_may_run_again_and_changes_nothing_then() {
+    let bare = Bare::new("init_again");
+    bare.tool("init")
+        .run()
+        .expect_code(0)
+        .expect_said("repository \"local\" created: file://")
+        .expect_said("hard link");
+    let objects = || {
+        let mut found: Vec<_> = fs::read_dir(bare.repository.join("main/events"))
+            .unwrap()
+            .flatten()
+            .map(|e| e.path())
+            .collect();
+        found.sort();
+        found
+    };
+    let before = (
+        fs::read(bare.repository.join("main/repository.json")).unwrap(),
+        objects(),
+    );
+    assert_eq!(before.1.len(), 1);
+    bare.tool("init")
+        .run()
+        .expect_code(0)
+        .expect_said("repository \"local\" is there");
+    assert_eq!(
+        (
+            fs::read(bare.repository.join("main/repository.json")).unwrap(),
+            objects()
+        ),
+        before
+    );
+
+    // Killed between the two objects it writes, it goes on with the second.
+    mutilate::remove(&before.1[0]);
+    bare.tool("init").run().expect_code(0);
+    assert_eq!(objects().len(), 1);
+}
+
+#[test]
+fn a_repository_in_clear_is_not_encrypted_later() {
+    let bare = Bare::new("init_clear");
+    bare.tool("init").run().expect_code(0);
+    let recipient = Tool::new("init")
+        .arg("--generate-key")
+        .arg(bare.scratch.path("id"))
+        .run()
+        .expect_code(0);
+    let line = format!("encryption = {{ recipients = [\"{}\"] }}\n", recipient.stdout.trim());
+    bare.configure(&format!("{}{line}", bare.text));
+    bare.tool("init")
+        .run()
+        .expect_code(2)
+        .expect_said("is not encrypted, and recipients are configured for it")
+        .expect_said("choose another url");
+}
+
+#[test]
+fn another_clusters_data_directory_is_refused() {
+    let bare = Bare::new("init_other");
+    bare.tool("init").run().expect_code(0);
+    let control = bare.data.join("global/pg_control");
+    let mut bytes = fs::read(&control).unwrap();
+    bytes[..8].copy_from_slice(&4711u64.to_le_bytes());
+    let crc = common::digest::crc32c(&bytes[..288]);
+    bytes[288..292].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&control, bytes).unwrap();
+    bare.tool("init")
+        .run()
+        .expect_code(1)
+        .expect_said("and this cluster has 4711")
+        .expect_said("--new-history");
+    bare.tool("init")
+        .arg("--check")
+        .run()
+        .expect_code(1)
+        .expect_said("FAIL repository \"local\" system identifier");
+    bare.tool("init")
+        .arg("--new-history")
+        .run()
+        .expect_code(0)
+        .expect_said("system identifier 4711");
+    bare.tool("init").run().expect_code(0);
+    mutilate::remove(&control);
+    bare.tool("init")
+        .run()
+        .expect_code(1)
+        .expect_said("pg_control")
+        .expect_said("is data_directory right");
+}
+
+#[test]
+fn check_has_a_line_for_everything_and_fails_if_one_does() {
+    let bare = Bare::new("init_check");
+    let check = || bare.tool("init").arg("--check").run();
+    let ran = check().expect_code(1);
+    ran.expect_said("FAIL repository \"local\" identity: ")
+        .expect_said("create it with pgkeep-init");
+    assert!(
+        fs::read_dir(&bare.repository).unwrap().next().is_none(),
+        "--check creates nothing"
+    );
+    bare.tool("init").run().expect_code(0);
+    let ran = check().expect_code(1).expect_said("1 of 8 checks do not hold");
+    for line in [
+        "ok   data directory: ",
+        "FAIL server: ",
+        "ok   repository \"local\" identity: UUID ",
+        "ok   repository \"local\" system identifier: ",
+        "ok   repository \"local\" write, read, delete: works, exclusive creation by hard link",
+        "ok   repository \"local\" key: not encrypted",
+        "ok   repository \"local\" clock: ",
+        "repository \"local\" space: ",
+    ] {
+        ran.clone().expect_said(line);
+    }
+    assert!(!bare.repository.join("main/lease").exists(), "the probe is gone");
+    mutilate::chmod(&bare.repository.join("main"), 0o500);
+    check()
+        .expect_code(1)
+        .expect_said("FAIL repository \"local\" write, read, delete: ")
+        .expect_said("Permission denied");
+    mutilate::chmod(&bare.repository.join("main"), 0o700);
+}
