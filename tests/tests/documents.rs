@@ -170,7 +170,9 @@ fn calls(text: &str) -> Vec<Call> {
         let line = line.split(" # ").next().unwrap_or_default();
         let mut open = false;
         for word in line.split_whitespace() {
-            let ends = word.ends_with(';') || ["|", "||", "&&", "&"].contains(&word);
+            // A quote that ends here ends the setting's value.
+            let quote_ends = word.ends_with('"') && !word.starts_with('"');
+            let ends = quote_ends || word.ends_with(';') || ["|", "||", "&&", "&"].contains(&word);
             let bare = word.trim_matches(|c| "'\";()".contains(c));
             let tool = bare.rsplit('/').next().and_then(|name| name.strip_prefix("pgkeep-"));
             let tool = tool
@@ -185,8 +187,7 @@ fn calls(text: &str) -> Vec<Call> {
                 let flag = bare.split('=').next().unwrap_or_default();
                 calls.last_mut().unwrap().flags.push(flag.to_owned());
             }
-            // A quote that ends here ends the setting's value.
-            open = open && !ends && !(word.ends_with('"') && !word.starts_with('"'));
+            open = open && !ends;
         }
     }
     calls
@@ -286,4 +287,52 @@ fn every_configuration_shown_can_be_read() {
         }
     }
     assert!(read >= 3, "only {read} configurations were found");
+}
+
+/// Messages in the tables of `docs/troubleshooting.md` that are not ours.
+const OF_OTHERS: [&str; 2] = ["command not found", "No space left on device"];
+
+#[test]
+fn the_messages_that_are_explained_are_those_that_the_tools_print() {
+    let mut sources = String::new();
+    read_sources(&root().join("bins"), &mut sources);
+    let all = documents();
+    let page = all
+        .iter()
+        .find(|document| document.path.ends_with("docs/troubleshooting.md"))
+        .unwrap();
+    let (mut wrong, mut checked) = (Vec::new(), 0);
+    for row in page.prose.iter().filter(|line| line.starts_with('|')) {
+        let cell = row.split('|').nth(1).unwrap();
+        for message in cell
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|span| span.contains(' ') && !OF_OTHERS.contains(span))
+        {
+            checked += 1;
+            // What varies is shown as dots, where the source has a brace.
+            let missing = message.split("...").map(str::trim).find(|part| !sources.contains(part));
+            wrong.extend(missing.map(|part| format!("{message}: no source says \"{part}\"")));
+        }
+    }
+    assert!(checked > 20, "only {checked} messages were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The tools' sources, with strings that go on over a line's end put together.
+fn read_sources(directory: &Path, sources: &mut String) {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            read_sources(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let lines: Vec<&str> = text.lines().collect();
+            let joined = lines
+                .iter()
+                .map(|line| line.trim_start().strip_suffix('\\').unwrap_or(line.trim_start()));
+            sources.push_str(&joined.collect::<Vec<_>>().join(""));
+        }
+    }
 }

@@ -36,7 +36,10 @@ impl Sample {
         let (secret, public) = generate_identity();
         std::fs::write(root.join("identity.txt"), secret).unwrap();
         std::fs::set_permissions(root.join("identity.txt"), PermissionsExt::from_mode(0o600)).unwrap();
-        let encryption = format!("encryption = {{ recipients = [\"{public}\"], identity_file = \"{}/identity.txt\" }}\n", root.display());
+        let encryption = format!(
+            "encryption = {{ recipients = [\"{public}\"], identity_file = \"{}/identity.txt\" }}\n",
+            root.display()
+        );
         let encryption = if encrypted { encryption } else { String::new() };
         std::fs::create_dir(root.join("configured")).unwrap();
         let mut config = format!(
@@ -56,14 +59,31 @@ impl Sample {
             };
             let store = Arc::new(PosixStore::new(path));
             let url = String::new();
-            let repository =
-                Repository::new(name.into(), url, true, store, sealing(), sealing(), Opening::none(), cluster.clone());
+            let repository = Repository::new(
+                name.into(),
+                url,
+                true,
+                store,
+                sealing(),
+                sealing(),
+                Opening::none(),
+                cluster.clone(),
+            );
             let identity = Identity::new(&cluster, time("20261101T000000Z"), encrypted).unwrap();
-            document::write(repository.store.as_ref(), &repository.keys().identity().unwrap(), &identity).unwrap();
+            document::write(
+                repository.store.as_ref(),
+                &repository.keys().identity().unwrap(),
+                &identity,
+            )
+            .unwrap();
             repositories.push(repository);
         }
         std::fs::write(root.join("pgkeep.toml"), config).unwrap();
-        Self { dir, files: BTreeMap::new(), repositories }
+        Self {
+            dir,
+            files: BTreeMap::new(),
+            repositories,
+        }
     }
 
     /// Repositories with a backup and the WAL from segment 2 to 5.
@@ -85,14 +105,24 @@ impl Sample {
             ("data/base/5/1259", large),
             ("data/base/5/empty", Vec::new()),
             ("data/global/pg_control", vec![7; 8192]),
-            ("data/postgresql.auto.conf", b"work_mem = '4MB'\nrestore_command = 'inherited'\n".to_vec()),
+            (
+                "data/postgresql.auto.conf",
+                b"work_mem = '4MB'\nrestore_command = 'inherited'\n".to_vec(),
+            ),
             ("data/standby.signal", Vec::new()),
             ("data/tablespace_map", b"16400 /old\n".to_vec()),
             ("extra/etc/postgresql/main.conf", b"port = 5432\n".to_vec()),
             ("tablespace/16400/PG_15_202209061/5/1", vec![3; 8192 * 3]),
         ]
         .into();
-        let directories = ["base", "base/5", "global", "pg_tblspc", "pg_wal", "pg_wal/archive_status"];
+        let directories = [
+            "base",
+            "base/5",
+            "global",
+            "pg_tblspc",
+            "pg_wal",
+            "pg_wal/archive_status",
+        ];
         let label: Label = LABEL.parse().unwrap();
         let intent = Intent {
             format: 1,
@@ -119,15 +149,23 @@ impl Sample {
         };
         add("data".into(), 0o750, Node::Directory);
         for name in directories {
-            bundle.directory(format!("data/{name}").as_bytes(), &attributes()).unwrap();
+            bundle
+                .directory(format!("data/{name}").as_bytes(), &attributes())
+                .unwrap();
             add(format!("data/{name}"), 0o700, Node::Directory);
         }
-        add("data/pg_tblspc/16400".into(), 0o777, Node::Link(self.path("ts").into_os_string().into_encoded_bytes()));
+        add(
+            "data/pg_tblspc/16400".into(),
+            0o777,
+            Node::Link(self.path("ts").into_os_string().into_encoded_bytes()),
+        );
         add("data/link".into(), 0o777, Node::Link(b"base/5/1259".to_vec()));
         add("tablespace/16400/PG_15_202209061".into(), 0o700, Node::Directory);
         add("tablespace/16400/PG_15_202209061/5".into(), 0o700, Node::Directory);
         for (name, content) in &self.files {
-            bundle.begin_file(name.as_bytes(), content.len() as u64, &attributes()).unwrap();
+            bundle
+                .begin_file(name.as_bytes(), content.len() as u64, &attributes())
+                .unwrap();
             content.chunks(131_072).for_each(|chunk| bundle.data(chunk).unwrap());
             let placed = bundle.end_file().unwrap();
             let range = Range {
@@ -139,8 +177,17 @@ impl Sample {
                 crc32c: placed.crc32c,
             };
             let ranges = if content.is_empty() { Vec::new() } else { vec![range] };
-            let file = File { size: content.len() as u64, crc32c: crc32c(content), ranges, damaged: Vec::new() };
-            add((*name).to_owned(), if name.contains("etc") { 0o644 } else { 0o600 }, Node::File(file));
+            let file = File {
+                size: content.len() as u64,
+                crc32c: crc32c(content),
+                ranges,
+                damaged: Vec::new(),
+            };
+            add(
+                (*name).to_owned(),
+                if name.contains("etc") { 0o644 } else { 0o600 },
+                Node::File(file),
+            );
         }
         let (copies, _, plain) = bundle.finish().unwrap();
         copies.finish(plain).unwrap();
@@ -176,7 +223,8 @@ impl Sample {
         for number in first..=last {
             let name = WalName::parse(&format!("00000001{:08X}{number:08X}", 0)).unwrap();
             let content = number.to_le_bytes();
-            let stream = compress_stream(&content[..], &Reading::of(&content[..]).unwrap(), ContentKind::Wal, 1).unwrap();
+            let stream =
+                compress_stream(&content[..], &Reading::of(&content[..]).unwrap(), ContentKind::Wal, 1).unwrap();
             for repository in &self.repositories {
                 wal::put(repository, SYSTEM, &name, &stream, label_time(), "h").unwrap();
             }
@@ -255,9 +303,18 @@ impl Run {
 /// Runs the tool in a clean environment.
 pub fn run(args: &[&str]) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgkeep-restore"));
-    let Output { status, stdout, stderr } = command.env_clear().env("PATH", "/usr/bin:/bin").args(args).output().unwrap();
+    let Output { status, stdout, stderr } = command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .args(args)
+        .output()
+        .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Run { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
+    Run {
+        code: status.code().unwrap_or(-1),
+        stdout: text(stdout),
+        stderr: text(stderr),
+    }
 }
 
 /// Reads a file below a directory.
