@@ -39,7 +39,8 @@ impl Story {
         let cluster = Cluster::create(&scratch, server, options);
         // Recoveries end where the test says, not at a record that the server wrote for itself meanwhile.
         cluster.conf(&["autovacuum = off"]);
-        let site = set_up(Site::new(&scratch, &cluster));
+        // Time enough for a large segment on a busy machine.
+        let site = set_up(Site::new(&scratch, &cluster).set("patience", "\"30s\""));
         site.archive(&cluster);
         cluster.start();
         site.tool("init").run().expect_code(0);

@@ -204,8 +204,24 @@ fn the_second_repository_serves_files_and_wal_while_the_first_is_gone() {
     fs::rename(&aside, &near).unwrap();
     let restored = moments.story.restored("later", &[]);
     fs::rename(&near, &aside).unwrap();
-    restored.start();
-    restored.wait_promoted(PATIENCE);
+    restored.start_without_waiting();
+    assert!(
+        !restored.wait_exit(PATIENCE).success(),
+        "it opened, and near may hold more WAL\n{}",
+        restored.log()
+    );
+    assert!(restored.log().contains("repository \"near\""), "{}", restored.log());
+
+    moments
+        .story
+        .step("told to do without the first, recovery goes to the end");
+    let plan = moments
+        .story
+        .restore_to(&moments.story.scratch.path("plan"), &["--dry-run"])
+        .run()
+        .expect_code(0);
+    assert!(plan.stdout.contains("--repository far"), "{}", plan.report());
+    let restored = moments.story.promoted("far_only", &["--repository", "far"]);
     assert_eq!(found(&restored), "0 1 2 3 4");
     drop(restored);
 
@@ -236,9 +252,8 @@ fn recover_in_place(story: &Story, running: &Cluster, name: &str) -> Cluster {
 }
 
 fn add(cluster: &Cluster, row: u32) {
-    cluster.sql(&format!(
-        "INSERT INTO moments VALUES ({row}); SELECT pg_create_restore_point('row {row}')"
-    ));
+    cluster.sql(&format!("INSERT INTO moments VALUES ({row})"));
+    cluster.sql(&format!("SELECT pg_create_restore_point('row {row}')"));
 }
 
 each_major!(after_two_recoveries_each_timeline_can_be_followed: 15 18);

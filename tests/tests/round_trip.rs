@@ -42,8 +42,10 @@ fn a_backup_under_load_comes_back_at_a_target_and_at_the_end(server: &Server) {
     let cluster = &story.cluster;
     cluster.pgbench_init(1);
     cluster.sql(
-        "CREATE TABLE odd (id serial PRIMARY KEY, what text, long bytea);
-         INSERT INTO odd (what, long) SELECT 'row ' || n, decode(repeat(md5(n::text), 200), 'hex') FROM generate_series(1, 500) n;
+        "CREATE TABLE odd (id int, what text, long bytea);
+         CREATE SEQUENCE numbers;
+         SELECT setval('numbers', 77);
+         INSERT INTO odd SELECT n, 'row ' || n, decode(repeat(md5(n::text), 200), 'hex') FROM generate_series(1, 500) n;
          CREATE UNLOGGED TABLE fleeting AS SELECT generate_series(1, 100) AS n;
          SELECT lo_from_bytea(0, '\\x00ff')",
     );

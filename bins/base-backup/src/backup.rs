@@ -99,7 +99,7 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
         }
     }
     let data_directory = around.cluster.data_directory()?;
-    let control = ControlFile::read(data_directory)?;
+    let control = server::control_of(data_directory)?;
     server::check_identity(&mut session, data_directory, &control)?;
     server::check_archiving(&mut session)?;
     let started = (around.now)();

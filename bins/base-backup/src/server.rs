@@ -9,6 +9,20 @@ use common::postgres::{ControlFile, Lsn, Session, TimelineId, WalName};
 
 use crate::wait::Archiving;
 
+/// Reads pg_control of the configured data directory.
+///
+/// # Errors
+/// `Config` if there is none; else what reading gave.
+pub fn control_of(data_directory: &Path) -> Result<ControlFile> {
+    ControlFile::read(data_directory).map_err(|error| match error.kind() {
+        Kind::NotFound => error
+            .with_kind(Kind::Config)
+            .context(format!("data_directory {} is not PostgreSQL's", data_directory.display()))
+            .hint("set data_directory to what \"show data_directory\" says on the server"),
+        _ => error,
+    })
+}
+
 /// Fails unless the session's server runs on this very data directory.
 ///
 /// # Errors

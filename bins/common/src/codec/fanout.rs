@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, chain};
 
 /// Writes the same bytes to several writers; one that fails is left out from then on.
 ///
@@ -43,7 +43,7 @@ impl<W: Write> Fanout<W> {
         Err(self.nobody_left().into())
     }
 
-    /// The causes stay where they are; their kind tells whether asking again may help.
+    /// The causes stay where they are and are told here too; their kind tells whether asking again may help.
     fn nobody_left(&self) -> Error {
         let kinds = || {
             self.outputs
@@ -56,7 +56,11 @@ impl<W: Write> Fanout<W> {
             Some(_) if kinds().any(|kind| kind == Kind::Transient) => Kind::Transient,
             Some(first) => first,
         };
-        Error::new(kind, "no output is left to write to")
+        let causes: Vec<String> = self.outputs.iter().filter_map(|output| output.as_ref().err()).map(|error| chain(error)).collect();
+        match causes.as_slice() {
+            [] => Error::new(kind, "no output is left to write to"),
+            causes => Error::new(kind, format!("no output is left to write to: {}", causes.join("; "))),
+        }
     }
 }
 

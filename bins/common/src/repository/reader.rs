@@ -94,11 +94,17 @@ pub fn read_index(repository: &Repository, info: &BackupInfo, number: u32) -> Re
 /// As [`open_stream`]; `Corrupt` if it is damaged.
 pub fn open_manifest<'a>(repository: &'a Repository, info: &BackupInfo) -> Result<ManifestReader<'a>> {
     let own = open_stream(repository, info, "manifest.zst")?;
+    let key = repository
+        .keys()
+        .of_backup(info.label, &format!("manifest.zst{}", repository.suffix()?))?;
+    let place = repository.store.describe(Some(&key));
     let other = move |label: Label| {
         let info = backup::read(repository, label)?;
         let stream = open_stream(repository, &info, "manifest.zst")?;
         Ok(Box::new(stream) as Box<dyn Source + 'a>)
     };
-    ManifestReader::open(Box::new(own), Box::new(other))
-        .map_err(|error| error.context(format!("read the manifest of {}", info.label)))
+    match ManifestReader::open(Box::new(own), Box::new(other)) {
+        Ok(reader) => Ok(reader.at(place)),
+        Err(error) => Err(error.context(format!("read {place}"))),
+    }
 }

@@ -74,9 +74,10 @@ impl Target<'_> {
             };
             log::log!(
                 level,
-                "repository \"{}\" leaves this backup: {}",
+                "repository \"{}\" leaves this backup: {}{}",
                 self.repository.name,
-                chain(&error)
+                chain(&error),
+                error.nearest_hint().map(|hint| format!(" ({hint})")).unwrap_or_default()
             );
             state.failed = Some(error);
         }
@@ -259,7 +260,7 @@ impl Copies<'_> {
     /// Makes the object durable in each repository and notes it; `plain` is the length of its content in bytes.
     ///
     /// # Errors
-    /// `Failed` if no repository has it.
+    /// If no repository has it: `Transient` if that holds for one of the failures, else the kind of the first.
     pub fn finish(self, plain: u64) -> Result<()> {
         let mut stored = 0usize;
         for (target, writer) in self.targets.iter().zip(self.fanout.finish()) {
@@ -280,10 +281,12 @@ impl Copies<'_> {
         if stored > 0 {
             Ok(())
         } else {
-            Err(Error::new(
-                Kind::Failed,
-                format!("store {}: no repository took it", self.name),
-            ))
+            let kinds: Vec<Kind> = self.targets.iter().filter_map(|target| target.failed_with()).collect();
+            let kind = match kinds.first() {
+                Some(_) if kinds.contains(&Kind::Transient) => Kind::Transient,
+                first => first.copied().unwrap_or(Kind::Failed),
+            };
+            Err(Error::new(kind, format!("store {}: no repository took it", self.name)))
         }
     }
 }

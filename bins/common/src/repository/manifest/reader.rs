@@ -26,6 +26,7 @@ pub struct ManifestReader<'a> {
     open_other: OpenOther<'a>,
     index: Vec<Group>,
     entries: u64,
+    place: Option<String>,
 }
 
 impl<'a> ManifestReader<'a> {
@@ -68,7 +69,14 @@ impl<'a> ManifestReader<'a> {
             open_other,
             index,
             entries: tail.entries,
+            place: None,
         })
+    }
+
+    /// Says in messages where the manifest is.
+    pub fn at(mut self, place: String) -> Self {
+        self.place = Some(place);
+        self
     }
 
     /// How many entries there are.
@@ -111,6 +119,15 @@ impl<'a> ManifestReader<'a> {
     }
 
     fn group(&mut self, number: usize) -> Result<Vec<Entry>> {
+        let refers_to = self.index.get(number).and_then(|group| group.backup);
+        self.read_group(number).map_err(|error| match (refers_to, &self.place) {
+            (Some(label), _) => error.context(format!("read entries of the manifest of {label}")),
+            (None, Some(place)) => error.context(format!("read {place}")),
+            (None, None) => error,
+        })
+    }
+
+    fn read_group(&mut self, number: usize) -> Result<Vec<Entry>> {
         let group = self
             .index
             .get(number)
