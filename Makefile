@@ -23,6 +23,7 @@ help: ## list the targets
 	@echo '  PGKEEP_SEED=N           chooses the seeded share of the faults; a run prints its own'
 	@echo '  PGKEEP_KEEP=1           keep scratch directories (below /var/tmp/pgkeep-tests or PGKEEP_SCRATCH)'
 	@echo '  PGKEEP_STAND=DIR        where servers are unpacked (/var/cache/pgkeep-stand)'
+	@echo '  PGKEEP_BENCH_MB=N       size of a data set of `make bench` (1000); more in tests/bench/bench.sh'
 	@echo '  PGKEEP_BUDGET=SECONDS   how long `make test` may take (2400)'
 
 .PHONY: build
@@ -34,8 +35,18 @@ ifneq ($(wildcard tests/demo/demo.sh),)
 .PHONY: demo
 demo: ## a first backup and restore, shown on a throw-away cluster
 	$(install) build servers
-	tests/demo/demo.sh
+	cargo build --workspace --bins --locked
+	tests/demo/demo.sh target/debug
 endif
+
+# PGKEEP_BENCH_PROFILE=bench links faster, to try a change; figures that are told to others come from release.
+profile := $(or $(PGKEEP_BENCH_PROFILE),release)
+
+.PHONY: bench
+bench: ## side by side with pg_basebackup, cp and pgbackrest (see docs/benchmarks.md)
+	$(install) build servers peers
+	cargo build --profile $(profile) --workspace --bins --locked
+	tests/bench/bench.sh target/release target/release/measure target/bench/result.json
 
 .PHONY: test
 test: ## everything below, within 40 minutes on two cores

@@ -24,9 +24,9 @@ run() {
 }
 as_owner() {
     if [ "$(id -u)" = 0 ]; then
-        (cd "$scratch" && runuser -u "$owner" -- env PATH="$bin:$pg_bin:/usr/bin:/bin" PGHOST="$scratch/socket" PGPORT=$port PGDATABASE=postgres "$@")
+        (cd "$scratch" && runuser -u "$owner" -- env PATH="$bin:$pg_bin:/usr/bin:/bin" PGHOST="$scratch/socket" PGPORT=$port PGDATABASE=postgres PGOPTIONS="-c statement_timeout=60s" "$@")
     else
-        (cd "$scratch" && env PATH="$bin:$pg_bin:/usr/bin:/bin" PGHOST="$scratch/socket" PGPORT=$port PGDATABASE=postgres "$@")
+        (cd "$scratch" && env PATH="$bin:$pg_bin:/usr/bin:/bin" PGHOST="$scratch/socket" PGPORT=$port PGDATABASE=postgres PGOPTIONS="-c statement_timeout=60s" "$@")
     fi
 }
 sql() { as_owner psql -XAtqc "$1"; }
@@ -117,8 +117,8 @@ EOF
     as_owner pgbench -n -c 2 -T 60 >/dev/null 2>&1 &
     local load=$!
     run pgkeep-base-backup
-    kill $load 2>/dev/null || true
-    wait $load 2>/dev/null || true
+    sql "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pgbench'" >/dev/null
+    wait $load || true
 
     bold "$kind: somebody drops a table"
     local rows before
@@ -136,11 +136,12 @@ EOF
     run pgkeep-restore --to "$restored" --target-time "$before"
     run pg_ctl -D "$restored" -l "$scratch/$kind-restored.log" -w -s start
     await 60 paused
-    note "recovery has paused at the target; look first, then go on"
-    run psql -XAtc 'select count(*) from pgbench_history'
-    [ "$(sql 'select count(*) from pgbench_history')" = "$rows" ] || { echo "rows are missing" >&2; return 1; }
+    note "recovery has paused at the target; look around, then go on"
+    run psql -XAtc 'select pg_last_xact_replay_timestamp()'
     run psql -XAtc 'select pg_wal_replay_resume()'
     await 60 open_for_writing
+    run psql -XAtc 'select count(*) from pgbench_history'
+    [ "$(sql 'select count(*) from pgbench_history')" = "$rows" ] || { echo "rows are missing" >&2; return 1; }
     note "the table is back, with all its $rows rows, and the server takes writes again"
     run pg_ctl -D "$restored" -s stop -m fast
 

@@ -27,6 +27,7 @@ pub mod pgbench;
 pub mod scratch;
 pub mod site;
 pub mod stand;
+pub mod story;
 pub mod tool;
 pub mod wait;
 
@@ -35,5 +36,6 @@ pub use contents::Contents;
 pub use scratch::Scratch;
 pub use site::{Repo, RepoOptions, Site};
 pub use stand::Server;
+pub use story::Story;
 pub use tool::{Ran, Tool};
 pub use wait::wait_until;

@@ -64,17 +64,32 @@ pub fn judge(answers: Vec<Said>) -> Result<Fetched, Error> {
     }
 }
 
-/// As [`judge`], for a timeline history file: any repository that responds may answer, because PostgreSQL asks for
-/// histories to choose a timeline, and a promotion must not wait for the last repository.
+/// As [`judge`], for a timeline history file: PostgreSQL asks for histories to choose a timeline, and a promotion must
+/// not wait for the last repository. So any repository that responds may answer, but where one did not, `cached` (what
+/// this host has seen before) goes before another's "absent": better a timeline left out than one taken twice.
 ///
 /// # Errors
-/// The first failure, if none responded.
-pub fn judge_history(answers: Vec<Said>) -> Result<Fetched, Error> {
-    let responded = |answer: &Said| !matches!(answer, Said::Unknown(_));
-    if answers.iter().any(responded) {
-        return judge(answers.into_iter().filter(responded).collect());
+/// The gravest failure, if none responded and nothing is cached.
+pub fn judge_history(answers: Vec<Said>, cached: bool) -> Result<HistoryFetched, Error> {
+    let responded = answers.iter().any(|answer| !matches!(answer, Said::Unknown(_)));
+    match judge(answers) {
+        Ok(Fetched::Restored) => Ok(HistoryFetched::Restored),
+        Ok(Fetched::Absent) => Ok(HistoryFetched::Absent),
+        Err(_) if cached => Ok(HistoryFetched::FromCache),
+        Err(_) if responded => Ok(HistoryFetched::Absent),
+        Err(error) => Err(error),
     }
-    judge(answers)
+}
+
+/// Where a history comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryFetched {
+    /// From a repository; it stands at its destination.
+    Restored,
+    /// Whoever responded does not have it.
+    Absent,
+    /// From what this host remembers.
+    FromCache,
 }
 
 #[cfg(test)]
@@ -125,15 +140,23 @@ mod tests {
     }
 
     #[test]
-    fn a_history_is_answered_by_whoever_responds() {
+    fn a_history_is_answered_by_whoever_responds_and_else_from_the_cache() {
+        let partly = || vec![unknown(Kind::Failed), Said::ProvenAbsent];
+        assert_eq!(judge_history(partly(), false).unwrap(), HistoryFetched::Absent);
+        assert_eq!(judge_history(partly(), true).unwrap(), HistoryFetched::FromCache);
         assert_eq!(
-            judge_history(vec![unknown(Kind::Failed), Said::ProvenAbsent]).unwrap(),
-            Fetched::Absent
+            judge_history(vec![unknown(Kind::Failed), Said::Here], true).unwrap(),
+            HistoryFetched::Restored
         );
+        // All have answered: what is remembered beyond that is of a repository's former life.
         assert_eq!(
-            judge_history(vec![unknown(Kind::Failed), Said::Here]).unwrap(),
-            Fetched::Restored
+            judge_history(vec![Said::ProvenAbsent], true).unwrap(),
+            HistoryFetched::Absent
         );
-        assert!(judge_history(vec![unknown(Kind::Failed)]).is_err());
+        assert!(judge_history(vec![unknown(Kind::Failed)], false).is_err());
+        assert_eq!(
+            judge_history(vec![unknown(Kind::Failed)], true).unwrap(),
+            HistoryFetched::FromCache
+        );
     }
 }

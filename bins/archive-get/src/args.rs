@@ -25,9 +25,13 @@ pub struct Args {
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
 
-    /// Fetch ahead from FILE on, into the spool; how the tool starts its own child
-    #[arg(long, hide = true)]
-    pub prefetch_child: bool,
+    /// Fetch ahead from this segment on, into the spool; how the tool starts its own detached child
+    #[arg(long, hide = true, value_name = "SEGMENT")]
+    pub prefetch_from: Option<String>,
+
+    /// Ask the repositories and nothing else; how the tool starts the child whose time is limited
+    #[arg(long, hide = true, conflicts_with = "prefetch_from")]
+    pub attempt: bool,
 
     #[command(flatten)]
     pub repositories: Repositories,

@@ -1,19 +1,24 @@
 //! The steps of a fetch: from the spool if it was fetched ahead, else from the first repository that has it.
 
+use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::config::{Cluster, Config};
 use common::error::{Context, Error, Kind, Result, chain};
-use common::lock::FileLock;
+use common::exit::Verdict;
 use common::open;
 use common::postgres::{ControlFile, SegmentName, SegmentSize, SystemId, WalName};
 use common::repository::pins::{Pin, Pins};
 use common::repository::{ClusterName, Repository, wal};
-use common::retry;
+use common::retry::Policy;
+use common::units::display_duration;
 
-use crate::answer::{self, Fetched, Said};
+use crate::answer::{self, Fetched, HistoryFetched, Said};
+use crate::checked;
 use crate::histories::Histories;
 use crate::place::Placing;
 use crate::spool::Spool;
@@ -58,6 +63,11 @@ impl Call {
         })
     }
 
+    /// The timeline histories that this host has seen.
+    pub fn histories(&self, config: &Config) -> Histories {
+        Histories::new(&config.state_directory, &self.cluster, self.system)
+    }
+
     /// The spool, if every repository has been seen before: its UUIDs are part of the spool's identity.
     pub fn spool(&self, config: &Config, only: &[String]) -> Option<Spool> {
         let configured = config.repositories(only).ok()?;
@@ -76,155 +86,257 @@ impl Call {
     }
 }
 
-/// Fetches the WAL file `name` to `destination`.
+/// What was asked for.
+pub struct Request {
+    /// The file.
+    pub name: WalName,
+    /// Where it shall appear.
+    pub destination: PathBuf,
+    /// The only repositories to ask; none named: all.
+    pub only: Vec<String>,
+    /// Whether a standby asks, which soon asks again.
+    pub standby: bool,
+    /// The arguments of this process, for those it starts.
+    pub arguments: Vec<OsString>,
+}
+
+/// How a call ended.
+pub enum Ended {
+    /// With an answer of this process.
+    Here(Fetched),
+    /// With an error that a child of ours has told already.
+    Told,
+}
+
+/// Fetches the WAL file: from the spool, else from the repositories in a child whose time is limited.
 ///
 /// # Errors
 /// Whenever it could not be found out whether the archive has the file: never to be read as "absent".
-pub fn run(
-    config: &Config,
-    cluster: &Cluster,
-    only: &[String],
-    name: &str,
-    destination: &Path,
-    standby: bool,
-) -> Result<Fetched> {
-    let name = WalName::parse(name)?;
+pub fn run(config: &Config, cluster: &Cluster, request: &Request) -> Result<Ended> {
+    let begun = Instant::now();
     let call = Call::find(config, cluster)?;
-    if let WalName::Segment(segment) = name
-        && let Some(spool) = call.spool(config, only)
-    {
-        let handed = from_spool(&spool, segment, destination, config.standby_patience);
-        crate::ahead::start(config, &call, &spool, segment);
-        if handed {
-            return Ok(Fetched::Restored);
-        }
-    }
-    let patience = if standby {
+    let patience = if request.standby {
         config.standby_patience
     } else {
         config.patience
     };
-    let repositories = open::repositories(config, cluster, only)?;
-    let histories = Histories::new(&config.state_directory, &call.cluster, call.system);
-    let destination = destination.to_owned();
-    bounded(patience, move || {
-        let policy = if standby {
-            retry::Policy::once()
-        } else {
-            retry::Policy::patient(patience)
-        };
-        policy.run(&format!("fetch {name}"), || {
-            attempt(&call, &repositories, &histories, name, &destination)
-        })
-    })
-    .map_err(|error| error.context(format!("cannot fetch WAL {name}")))
+    let WalName::Segment(segment) = request.name else {
+        return limited(config, &call, request, patience);
+    };
+    let spool = call.spool(config, &request.only);
+    let ahead = |first: Option<SegmentName>| {
+        // Once more: the repositories may have been seen for the first time just now.
+        if let (Some(first), Some(spool)) = (first, call.spool(config, &request.only)) {
+            crate::ahead::start(config, &call, &spool, first, &request.arguments);
+        }
+    };
+    if spool.is_some_and(|spool| from_spool(&spool, segment, &request.destination, config.standby_patience)) {
+        ahead(segment.next(call.segment_size));
+        return Ok(Ended::Here(Fetched::Restored));
+    }
+    let ended = limited(config, &call, request, patience.saturating_sub(begun.elapsed()));
+    match &ended {
+        Ok(Ended::Here(Fetched::Restored)) => ahead(segment.next(call.segment_size)),
+        // It takes longer than a standby may wait: let it arrive in the background, for the next call.
+        Err(error) if error.kind() == Kind::Transient && request.standby => ahead(Some(segment)),
+        _ => {}
+    }
+    ended
 }
 
 /// Takes the file from the spool. Whatever goes wrong there, the repositories can still be asked.
 fn from_spool(spool: &Spool, segment: SegmentName, destination: &Path, wait: Duration) -> bool {
-    let name = segment.to_string();
-    let hand_over = || {
-        let file = spool.files().into_iter().find(|file| file.name == name)?;
-        match file.hand_over(destination) {
-            Ok(()) => Some(()),
-            Err(error) => {
-                log::warn!("cannot use what was fetched ahead: {}", chain(&error));
-                None
-            }
+    let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        // In this order: what was on its way a moment ago is there now, or is not coming.
+        let coming = spool.part_path(segment).exists() && spool.is_being_filled();
+        if let Some(file) = spool.find(segment) {
+            return match file.hand_over(destination) {
+                Ok(()) => true,
+                Err(error) => {
+                    log::warn!("cannot use what was fetched ahead: {}", chain(&error));
+                    false
+                }
+            };
         }
-    };
-    if hand_over().is_some() {
-        return true;
+        if !coming || begun.elapsed() >= wait {
+            return false;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
     }
-    // It may be on its way: then its part is locked, and waiting is quicker than fetching it twice.
-    let part = spool.part_path(&name);
-    if part.exists() {
-        let _ = FileLock::acquire(&part, wait);
-    }
-    hand_over().is_some()
 }
 
-/// Runs `work` in a thread and waits for `patience` and a little more: a store that hangs in a system call can not hold
-/// up recovery for ever. The thread that is left behind ends with the process.
-fn bounded(patience: Duration, work: impl FnOnce() -> Result<Fetched> + Send + 'static) -> Result<Fetched> {
+/// How a child says "absent": no accident ends a process with this code.
+const CHILD_ABSENT: u8 = 42;
+
+/// The answer of [`attempt`], as an exit code that only the parent reads.
+pub struct ToParent(pub Fetched);
+
+impl Verdict for ToParent {
+    fn code(&self) -> u8 {
+        match self.0 {
+            Fetched::Restored => 0,
+            Fetched::Absent => CHILD_ABSENT,
+        }
+    }
+}
+
+/// Lets a child ask the repositories, and gives up when `patience` is over.
+///
+/// A process of its own, because a file system that hangs (a mounted one without its server) can keep a process from
+/// ending, whatever its other threads do; and while restore_command runs a standby can neither stream nor be promoted.
+fn limited(config: &Config, call: &Call, request: &Request, patience: Duration) -> Result<Ended> {
+    let name = request.name;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("--attempt").args(&request.arguments);
+    let mut child = command.spawn().context(|| format!("start a process to fetch {name}"))?;
     let (send, receive) = mpsc::channel();
-    let begun = Instant::now();
-    std::thread::spawn(move || {
-        let _ = send.send(work());
-    });
-    receive
-        .recv_timeout(patience.saturating_add(Duration::from_millis(500)))
-        .unwrap_or_else(|_| {
-            let seconds = begun.elapsed().as_secs();
-            Err(Error::new(
+    let process = child.id();
+    std::thread::spawn(move || send.send(child.wait()));
+    // The child's own patience ends a little earlier; then it can say what went wrong.
+    let status = match receive.recv_timeout(patience.saturating_add(GRACE)) {
+        Ok(status) => status.context(|| format!("wait for the process that fetches {name}"))?,
+        Err(_) => {
+            kill(process);
+            if let Some(content) = call.histories(config).get(&name) {
+                return from_cache(&name, &content, &request.destination).map(Ended::Here);
+            }
+            return Err(Error::new(
                 Kind::Transient,
-                format!("the repositories did not answer within {seconds} s"),
-            ))
+                format!(
+                    "cannot fetch WAL {name}: the repositories did not answer within {}",
+                    display_duration(patience)
+                ),
+            )
+            .hint("a file system that hangs? pgkeep-init --check tries each repository out"));
+        }
+    };
+    match status.code().map(u8::try_from) {
+        Some(Ok(0)) => Ok(Ended::Here(Fetched::Restored)),
+        Some(Ok(CHILD_ABSENT)) => Ok(Ended::Here(Fetched::Absent)),
+        Some(_) => Ok(Ended::Told),
+        None => Err(Error::new(
+            Kind::Failed,
+            format!("the process that fetches {name} was killed ({status})"),
+        )),
+    }
+}
+
+/// How much longer than its patience a child may take.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Ends a child that hangs. Nobody waits for it: it may be stuck in the kernel.
+fn kill(process: u32) {
+    if let Ok(process) = i32::try_from(process) {
+        // It may have ended just now.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// The child: asks every repository, in a standby once, else until patience ends.
+///
+/// # Errors
+/// As [`run`].
+pub fn attempt(config: &Config, cluster: &Cluster, request: &Request) -> Result<Fetched> {
+    let call = Call::find(config, cluster)?;
+    let policy = if request.standby {
+        Policy::once()
+    } else {
+        Policy::patient(config.patience)
+    };
+    let repositories = open::repositories(config, cluster, &request.only)?;
+    let histories = call.histories(config);
+    let name = request.name;
+    policy
+        .run(format!("fetch {name}"), || {
+            ask_all(&call, &repositories, &histories, name, &request.destination)
         })
+        .map_err(|error| error.context(format!("cannot fetch WAL {name}")))
 }
 
 /// Asks every repository once, in order, until one gives the file.
-fn attempt(
+fn ask_all(
     call: &Call,
     repositories: &[Repository],
     histories: &Histories,
     name: WalName,
     destination: &Path,
 ) -> Result<Fetched> {
+    let is_history = matches!(name, WalName::History { .. });
     let mut answers = Vec::new();
     for repository in repositories {
         let said = ask(call, repository, &name, destination);
-        if let Said::Unknown(error) = &said {
-            log::warn!("repository \"{}\": {}", repository.name, chain(error));
+        match &said {
+            // The only one's error is the result, and is told once.
+            Said::Unknown(error) if repositories.len() > 1 => {
+                log::warn!("repository \"{}\": {}", repository.name, chain(error));
+            }
+            Said::Unknown(_) => {}
+            Said::Here | Said::ProvenAbsent if is_history => histories.refresh(repository, call.system),
+            Said::Here | Said::ProvenAbsent => {}
         }
         let here = matches!(said, Said::Here);
-        if matches!(name, WalName::History { .. }) && !matches!(said, Said::Unknown(_)) {
-            histories.refresh(repository, call.system);
-        }
         answers.push(said);
         if here {
             break;
         }
     }
-    if !matches!(name, WalName::History { .. }) {
+    if !is_history {
         return answer::judge(answers);
     }
-    let judged = answer::judge_history(answers);
-    if matches!(judged, Ok(Fetched::Restored)) {
-        return judged;
+    let cached = histories.get(&name);
+    match (answer::judge_history(answers, cached.is_some())?, cached) {
+        (HistoryFetched::Restored, _) => Ok(Fetched::Restored),
+        (HistoryFetched::FromCache, Some(content)) => from_cache(&name, &content, destination),
+        (HistoryFetched::FromCache | HistoryFetched::Absent, _) => Ok(Fetched::Absent),
     }
-    match histories.get(&name) {
-        Some(content) => {
-            log::warn!("{name} comes from this host's cache");
-            let mut placing = Placing::begin(destination)?;
-            std::io::Write::write_all(&mut placing, &content).context(|| format!("write {}", destination.display()))?;
-            placing.finish()?;
-            Ok(Fetched::Restored)
-        }
-        None => judged,
-    }
+}
+
+fn from_cache(name: &WalName, content: &[u8], destination: &Path) -> Result<Fetched> {
+    log::warn!("{name} comes from this host's cache: not every repository answers");
+    let mut placing = Placing::begin(destination)?;
+    placing
+        .write_all(content)
+        .context(|| format!("write {}", destination.display()))?;
+    placing.finish()?;
+    Ok(Fetched::Restored)
 }
 
 fn ask(call: &Call, repository: &Repository, name: &WalName, destination: &Path) -> Said {
     let fetched = call
         .pins
         .check(repository)
-        .and_then(|_| fetch_to(repository, call.system, name, destination));
+        .and_then(|_| fetch_to(repository, call, name, destination));
     match fetched {
         Ok(()) => Said::Here,
         Err(error) if error.kind() == Kind::NotFound => match wal::prove_repository(repository, call.system) {
             Ok(()) => Said::ProvenAbsent,
-            Err(error) => Said::Unknown(error),
+            Err(error) => Said::Unknown(no_repository(error, repository)),
         },
         Err(error) => Said::Unknown(error),
     }
 }
 
+/// "Not found" about the repository itself, in words that nobody takes for the file's absence.
+fn no_repository(error: Error, repository: &Repository) -> Error {
+    if error.kind() != Kind::NotFound {
+        return error;
+    }
+    Error::new(
+        Kind::Failed,
+        format!("there is no repository of this cluster at {}", repository.url),
+    )
+    .because(error)
+    .hint("is the file system mounted, and is the url right? nothing was found out about the WAL")
+}
+
 /// Fetches one file; the destination appears only when every byte has been verified.
-fn fetch_to(repository: &Repository, system: SystemId, name: &WalName, destination: &Path) -> Result<()> {
+fn fetch_to(repository: &Repository, call: &Call, name: &WalName, destination: &Path) -> Result<()> {
     // A failure of the destination says nothing about the archive: it must not look like an absence.
     let mut placing = Placing::begin(destination).map_err(own_fault)?;
-    wal::fetch(repository, system, name, &mut placing)?;
+    checked::fetch(repository, call, name, &mut placing)?;
     placing.finish().map_err(own_fault)
 }
 

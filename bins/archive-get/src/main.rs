@@ -1,55 +1,87 @@
 //! `pgkeep-archive-get`: PostgreSQL's restore_command. Fetches one WAL file, and the next ones ahead.
+//!
+//! The same executable runs as its own child in two ways: with a limited time, to ask the repositories, and detached,
+//! to fetch ahead.
 
 mod ahead;
 mod answer;
 mod args;
+mod checked;
 mod get;
 mod histories;
 mod place;
 mod spool;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use common::exit;
+use common::error::Result;
+use common::exit::{self, Verdict};
 use common::job::{Job, Origin, Report};
+use common::postgres::WalName;
 use common::time::UtcTime;
 
 use crate::answer::Fetched;
+use crate::get::{Ended, Request, ToParent};
 
 fn main() -> ExitCode {
     // PostgreSQL runs restore_command in the data directory; a standby asks again by itself, so there the code is another.
     let standby = Path::new("standby.signal").is_file();
-    exit::main(exit::fetch(standby), |args: args::Args| {
-        let environment = exit::environment;
-        if args.prefetch_child {
-            // Before anything is opened: the child lives on when PostgreSQL has gone on.
-            common::process::leave_session()?;
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    exit::main(exit::fetch(standby), |args: args::Args| run(args, standby, arguments))
+}
+
+fn run(args: args::Args, standby: bool, arguments: Vec<OsString>) -> Result<Code> {
+    let environment = exit::environment;
+    if args.prefetch_from.is_some() {
+        // Before anything is opened: the child lives on when PostgreSQL has gone on.
+        common::process::leave_session()?;
+    }
+    let config = args.common.load(&environment)?;
+    let cluster = args.common.choose(&config)?;
+    if let Some(first) = &args.prefetch_from {
+        ahead::run_child(&config, cluster, &args.repositories.names, first)?;
+        return Ok(Code(0));
+    }
+    let started = UtcTime::now();
+    let request = WalName::parse(&args.file).map(|name| Request {
+        name,
+        destination: args.path,
+        only: args.repositories.names,
+        standby,
+        arguments,
+    });
+    let leave = |report: &Report| {
+        let job = Job::start(config.job(cluster, "archive-get", Origin::of_this_process()), started);
+        job.leave_quick(report, UtcTime::now());
+    };
+    if args.attempt {
+        let result = request.and_then(|request| get::attempt(&config, cluster, &request));
+        // What goes well the parent tells.
+        if let Err(error) = &result {
+            leave(&Report::failure(error, exit::fetch(standby)));
         }
-        let config = args.common.load(&environment)?;
-        let cluster = args.common.choose(&config)?;
-        if args.prefetch_child {
-            ahead::run_child(&config, cluster, &args.repositories.names, &args.file)?;
-            return Ok(Fetched::Restored);
-        }
-        let job = Job::start(
-            config.job(cluster, "archive-get", Origin::of_this_process()),
-            UtcTime::now(),
-        );
-        let result = get::run(
-            &config,
-            cluster,
-            &args.repositories.names,
-            &args.file,
-            &args.path,
-            standby,
-        );
-        let report = match &result {
-            Ok(Fetched::Restored) => Report::success(),
-            Ok(Fetched::Absent) => Report::skipped(format!("{} is not in the archive", args.file)),
-            Err(error) => Report::failure(error, exit::fetch(standby)),
-        };
-        job.leave_quick(&report, UtcTime::now());
-        result
+        return result.map(|fetched| Code(ToParent(fetched).code()));
+    }
+    let result = request.and_then(|request| get::run(&config, cluster, &request));
+    match &result {
+        Ok(Ended::Here(Fetched::Restored)) => leave(&Report::success()),
+        Ok(Ended::Here(Fetched::Absent)) => leave(&Report::skipped(format!("{} is not in the archive", args.file))),
+        Ok(Ended::Told) => {}
+        Err(error) => leave(&Report::failure(error, exit::fetch(standby))),
+    }
+    result.map(|ended| match ended {
+        Ended::Here(fetched) => Code(fetched.code()),
+        Ended::Told => Code(exit::fetch(standby).code_of_panic()),
     })
+}
+
+/// An exit code that has been decided.
+struct Code(u8);
+
+impl Verdict for Code {
+    fn code(&self) -> u8 {
+        self.0
+    }
 }

@@ -10,12 +10,16 @@ use std::path::{Path, PathBuf};
 use common::digest::{Xxh3Hasher, xxh3_128};
 use common::durable;
 use common::error::{Context, Error, Kind, Result};
+use common::lock::FileLock;
 use common::postgres::{SegmentName, SystemId};
 use common::repository::pins::Pin;
 
 use crate::place::Placing;
 
 const CHUNK_BYTES: usize = 256 << 10;
+
+/// How the name of a file ends that is still being fetched.
+const PART: &str = ".part";
 
 /// The spool of one data directory.
 pub struct Spool {
@@ -26,7 +30,7 @@ pub struct Spool {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Spooled {
     /// The segment.
-    pub name: String,
+    pub name: SegmentName,
     path: PathBuf,
     digest: String,
 }
@@ -57,25 +61,30 @@ impl Spool {
         self.directory.join("lock")
     }
 
-    /// The file that is locked while `name` is being fetched.
-    pub fn part_path(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{name}.part"))
+    /// Whether a process fetches ahead now.
+    pub fn is_being_filled(&self) -> bool {
+        matches!(FileLock::try_acquire(&self.lock_path()), Ok(None))
+    }
+
+    /// The file that `name` is fetched into.
+    pub fn part_path(&self, name: SegmentName) -> PathBuf {
+        self.directory.join(format!("{name}{PART}"))
+    }
+
+    /// The whole file of a segment, if it is there.
+    pub fn find(&self, name: SegmentName) -> Option<Spooled> {
+        self.files().into_iter().find(|file| file.name == name)
     }
 
     /// Whole files, sorted by name.
     pub fn files(&self) -> Vec<Spooled> {
-        let Ok(entries) = std::fs::read_dir(&self.directory) else {
-            return Vec::new();
-        };
-        let mut files: Vec<Spooled> = entries
-            .flatten()
-            .filter_map(|entry| {
-                let file_name = entry.file_name().into_string().ok()?;
+        let mut files: Vec<Spooled> = self
+            .entries()
+            .filter_map(|(file_name, path)| {
                 let (name, digest) = file_name.split_once('-')?;
-                name.parse::<SegmentName>().ok()?;
                 Some(Spooled {
-                    name: name.to_owned(),
-                    path: entry.path(),
+                    name: name.parse().ok()?,
+                    path,
                     digest: digest.to_owned(),
                 })
             })
@@ -84,23 +93,38 @@ impl Spool {
         files
     }
 
-    /// Removes what is older than `name`: recovery has gone past it.
-    pub fn forget_before(&self, name: &str) {
-        for file in self.files().iter().filter(|file| file.name.as_str() < name) {
+    fn entries(&self) -> impl Iterator<Item = (String, PathBuf)> {
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+    }
+
+    /// Removes what lies before `first`, on whichever timeline: recovery has gone past it. For the process that holds
+    /// the lock only.
+    pub fn forget_before(&self, first: SegmentName) {
+        for file in self.files().iter().filter(|file| !file.is_at_or_after(first)) {
             let _ = std::fs::remove_file(&file.path);
+        }
+        // What a killed process left half done, it will not finish.
+        for (_, path) in self.entries().filter(|(name, _)| name.ends_with(PART)) {
+            let _ = std::fs::remove_file(path);
         }
     }
 
-    /// Takes a whole file in: `part`, whose content has this digest, becomes visible.
+    /// Takes a whole file in: the part of `name`, whose content has this digest, becomes visible.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn admit(&self, part: &Path, name: &str, digest: &str) -> Result<()> {
-        durable::rename(part, &self.directory.join(format!("{name}-{digest}")))
+    pub fn admit(&self, name: SegmentName, digest: &str) -> Result<()> {
+        durable::rename(&self.part_path(name), &self.directory.join(format!("{name}-{digest}")))
     }
 }
 
 impl Spooled {
+    /// Whether it lies at the position of `first` or behind it. Timelines share positions.
+    pub fn is_at_or_after(&self, first: SegmentName) -> bool {
+        (self.name.log, self.name.segment) >= (first.log, first.segment)
+    }
+
     /// Hands the file over to `destination`: renamed where that is possible, else copied. Its content is checked first.
     ///
     /// # Errors
@@ -142,5 +166,74 @@ impl Spooled {
             Kind::Corrupt,
             format!("{} is not what was fetched", self.path.display()),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn spool(root: &Path, uuid: &str) -> Spool {
+        let pin = Pin {
+            name: "local".into(),
+            url: "file:///x".into(),
+            uuid: uuid.into(),
+        };
+        let spool = Spool::new(root, "main", Path::new("/srv/data"), SystemId(7), &[pin]);
+        spool.create().unwrap();
+        spool
+    }
+
+    fn admit(spool: &Spool, name: &str, content: &[u8]) -> SegmentName {
+        let name = name.parse().unwrap();
+        std::fs::write(spool.part_path(name), content).unwrap();
+        spool.admit(name, &xxh3_128(content).to_string()).unwrap();
+        name
+    }
+
+    #[test]
+    fn a_file_is_handed_over_once_and_only_as_it_was_fetched() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = spool(root.path(), "a");
+        let (good, bad) = (
+            admit(&spool, "000000010000000000000001", b"good"),
+            admit(&spool, "000000010000000000000002", b"fine"),
+        );
+        let destination = root.path().join("RECOVERYXLOG");
+        spool.find(good).unwrap().hand_over(&destination).unwrap();
+        assert_eq!(std::fs::read(&destination).unwrap(), b"good");
+        assert!(spool.find(good).is_none());
+
+        let damaged = spool.find(bad).unwrap();
+        std::fs::write(&damaged.path, b"evil").unwrap();
+        assert_eq!(damaged.hand_over(&destination).unwrap_err().kind(), Kind::Corrupt);
+        assert_eq!(std::fs::read(&destination).unwrap(), b"good");
+        assert!(spool.find(bad).is_none(), "it is not offered again");
+    }
+
+    #[test]
+    fn another_repository_has_another_spool() {
+        let root = tempfile::tempdir().unwrap();
+        let name = admit(&spool(root.path(), "a"), "000000010000000000000001", b"x");
+        assert!(spool(root.path(), "b").find(name).is_none());
+    }
+
+    #[test]
+    fn what_recovery_has_passed_goes_and_other_timelines_at_its_position_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = spool(root.path(), "a");
+        let names = [
+            "000000010000000000000004",
+            "000000010000000000000005",
+            "000000020000000000000004",
+            "000000030000000000000006",
+        ]
+        .map(|name| admit(&spool, name, b"x"));
+        std::fs::write(spool.part_path(names[3]), b"half").unwrap();
+        spool.forget_before(names[1]);
+        let left: Vec<SegmentName> = spool.files().into_iter().map(|file| file.name).collect();
+        assert_eq!(left, [names[1], names[3]]);
+        assert!(!spool.part_path(names[3]).exists());
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 
-use common::codec::{CompressedStream, ContentKind, Reading, compress_stream};
+use common::codec::{CompressedStream, ContentKind, Reading, compress_once};
 use common::digest::{Xxh3_128, Xxh3Hasher};
 use common::error::{Context, Error, Kind, Result};
 use common::postgres::{SegmentHeader, SegmentSize, SystemId, WalName};
@@ -51,13 +51,13 @@ pub fn open(path: &Path, name: &WalName, system: SystemId, segment_size: Segment
     Ok(file)
 }
 
-/// Reads the file once for its digests.
+/// Reads the file once, for its digests and compressed.
 ///
 /// # Errors
 /// What reading gave.
-pub fn read(file: &mut File) -> Result<Reading> {
+pub fn read(file: &mut File, level: i32) -> Result<(CompressedStream, Reading)> {
     file.rewind().context(|| "read a WAL file")?;
-    Reading::of(file)
+    compress_once(file, ContentKind::Wal, level)
 }
 
 /// Reads the file once for the cheap digest alone: size and XXH3-128.
@@ -75,13 +75,4 @@ pub fn quick_digest(file: &mut File) -> Result<(u64, Xxh3_128)> {
         }
         size += count as u64;
     }
-}
-
-/// Reads the file a second time and compresses it; fails if it is not what the first reading saw.
-///
-/// # Errors
-/// `Failed` if the file changed in between; else what reading gave.
-pub fn compress(file: &mut File, first: &Reading, level: i32) -> Result<CompressedStream> {
-    file.rewind().context(|| "read a WAL file")?;
-    compress_stream(file, first, ContentKind::Wal, level)
 }

@@ -9,7 +9,7 @@ mod push;
 use std::process::ExitCode;
 
 use common::exit;
-use common::job::{Job, Origin, Report};
+use common::job::{Job, Origin, Report, Sample};
 use common::time::UtcTime;
 
 fn main() -> ExitCode {
@@ -25,7 +25,12 @@ fn main() -> ExitCode {
             Ok(()) => Report::success(),
             Err(error) => Report::failure(error, exit::WORK),
         };
-        job.leave_quick(&report, UtcTime::now());
+        let waiting = Sample::new(
+            "pgkeep_wal_ready_segments",
+            push::ready_count(&args.path) as f64,
+            "WAL files that wait to be archived",
+        );
+        job.leave_quick(&report.sample(waiting), UtcTime::now());
         result
     })
 }

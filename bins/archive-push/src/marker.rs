@@ -3,6 +3,9 @@
 //! A marker is believed only for the same required repositories, the same cluster, and content with the same digests:
 //! recycled names, a restored cluster at the same path and a repository made anew never count as stored. Markers are not
 //! synced: one that is lost costs a second push, which finds the file stored.
+//!
+//! While a required repository fails, a marker names those that do have the file. Nobody takes that for "stored"; it only
+//! lets the next run go on behind it, so that the others still receive everything.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +21,7 @@ use common::repository::pins::Pin;
 /// What a marker says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Marker {
-    /// Every required repository, sorted by name.
+    /// Every required repository; or, if not all of them have the file, those that do. Sorted by name.
     repositories: Vec<Pin>,
     system_identifier: String,
     name: String,
@@ -50,27 +53,31 @@ impl Markers {
         self.file(name).exists()
     }
 
-    /// Whether an earlier run stored exactly this content in exactly these repositories.
-    pub fn says_stored(&self, name: &WalName, system: SystemId, required: &[Pin], content: (u64, String)) -> bool {
-        let Ok(bytes) = std::fs::read(self.file(name)) else {
-            return false;
-        };
-        let Ok(marker) = serde_json::from_slice::<Marker>(&bytes) else {
-            return false;
-        };
-        marker.repositories == sorted(required)
-            && marker.system_identifier == system.to_string()
-            && marker.name == name.to_string()
-            && (marker.size, marker.xxh3) == content
+    fn read(&self, name: &WalName, system: SystemId) -> Option<Marker> {
+        let bytes = std::fs::read(self.file(name)).ok()?;
+        let marker: Marker = serde_json::from_slice(&bytes).ok()?;
+        (marker.system_identifier == system.to_string() && marker.name == name.to_string()).then_some(marker)
     }
 
-    /// Notes that `name` is stored in every repository of `required`.
+    /// Whether an earlier run stored exactly this content in exactly these repositories.
+    pub fn says_stored(&self, name: &WalName, system: SystemId, required: &[Pin], content: (u64, String)) -> bool {
+        self.read(name, system)
+            .is_some_and(|marker| marker.repositories == sorted(required) && (marker.size, marker.xxh3) == content)
+    }
+
+    /// Whether an earlier run stored a file of this name at least in these repositories; its content was not compared.
+    pub fn covers(&self, name: &WalName, system: SystemId, repositories: &[Pin]) -> bool {
+        self.read(name, system)
+            .is_some_and(|marker| repositories.iter().all(|pin| marker.repositories.contains(pin)))
+    }
+
+    /// Notes that `name` is stored in every repository of `holders`.
     ///
     /// # Errors
     /// What the spool directory says; the file is stored all the same.
-    pub fn set(&self, name: &WalName, system: SystemId, required: &[Pin], content: &Reading) -> Result<()> {
+    pub fn set(&self, name: &WalName, system: SystemId, holders: &[Pin], content: &Reading) -> Result<()> {
         let marker = Marker {
-            repositories: sorted(required),
+            repositories: sorted(holders),
             system_identifier: system.to_string(),
             name: name.to_string(),
             size: content.length,
@@ -150,6 +157,8 @@ mod tests {
             !markers.says_stored(&name, SystemId(7), &same, (16, other)),
             "other content"
         );
+        assert!(markers.covers(&name, SystemId(7), &same[..1]) && markers.covers(&name, SystemId(7), &same));
+        assert!(!markers.covers(&name, SystemId(8), &same) && !markers.covers(&name, SystemId(7), &[pin("c", 4)]));
         let elsewhere = Markers::new(spool.path(), "main", Path::new("/srv/other"));
         assert!(!elsewhere.stands(&name), "another data directory");
         markers.forget(&name);

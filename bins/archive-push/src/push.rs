@@ -49,10 +49,17 @@ pub fn run(config: &Config, cluster: &Cluster, path: &Path, host: &str, now: Utc
         now,
         host: host.to_owned(),
     };
-    let ready = ready_files(&push.wal_directory);
-    let files = batch::choose(name, ready, config.push_batch);
-    push.all(&files, config.jobs, &markers)
-        .map_err(|error| error.context(format!("cannot store WAL {name}")))
+    let targets: Vec<&Target<'_>> = push.targets.iter().collect();
+    let cannot = |error: Error| error.context(format!("cannot store WAL {name}"));
+    let stored = push.one(&name, &targets).map_err(cannot)?;
+    push.ahead(name, &stored.holders, config, &markers);
+    stored.failed.map_or(Ok(()), |error| Err(cannot(error)))
+}
+
+/// How many WAL files wait to be archived, that at `path` included.
+pub fn ready_count(path: &Path) -> usize {
+    let ready = ready_files(path.parent().unwrap_or(Path::new("")));
+    ready.iter().filter(|name| name.ends_with(".ready")).count()
 }
 
 fn name_of(path: &Path) -> Result<WalName> {
@@ -135,6 +142,18 @@ impl<'a> Target<'a> {
     }
 }
 
+impl Target<'_> {
+    /// Why it cannot take anything, if so.
+    fn refusal(&self) -> Option<Error> {
+        let error = self.pin.as_ref().err()?;
+        let copy = Error::new(error.kind(), chain(error));
+        Some(match error.nearest_hint() {
+            Some(hint) => copy.hint(hint),
+            None => copy,
+        })
+    }
+}
+
 fn error_with_init_hint(error: Error, repository: &Repository) -> Error {
     if error.kind() == Kind::NotFound {
         return Error::new(Kind::Config, format!("there is no repository at {}", repository.url))
@@ -155,96 +174,149 @@ struct Push<'a> {
     host: String,
 }
 
+/// Where a file is now.
+struct Stored<'t> {
+    content: Reading,
+    /// The targets that have it; at least one.
+    holders: Vec<&'t Target<'t>>,
+    /// Why a required one lacks it.
+    failed: Option<Error>,
+}
+
 impl Push<'_> {
-    /// Stores every file of the batch, `jobs` at a time. Only the first one, which PostgreSQL asked for, decides.
-    fn all(&self, files: &[WalName], jobs: usize, markers: &Markers) -> Result<()> {
+    /// Stores the files that PostgreSQL will ask for next, where `asked` could be stored: what fails for one file fails
+    /// for the next, and PostgreSQL will ask for that one too and hear why.
+    fn ahead(&self, asked: WalName, targets: &[&Target<'_>], config: &Config, markers: &Markers) {
+        let working: Vec<Pin> = targets
+            .iter()
+            .filter_map(|target| target.pin.as_ref().ok())
+            .cloned()
+            .collect();
+        let is_done = |name: &WalName| markers.covers(name, self.system, &working);
+        let ready = ready_files(&self.wal_directory);
+        let files = batch::choose(asked, ready, config.push_batch.saturating_sub(1), is_done);
         let next = AtomicUsize::new(0);
         let work = || {
-            let mut asked = None;
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(name) = files.get(at) else { return asked };
-                let result = self.one(name);
-                if at == 0 {
-                    asked = Some(result.map(|_| ()));
-                    continue;
-                }
-                // PostgreSQL will ask for this one too, and hear of any failure then.
-                match result {
-                    Ok(content) => self.mark(markers, name, &content),
+            while let Some(name) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match self.one(name, targets) {
+                    Ok(stored) => self.mark(markers, name, &stored),
                     Err(error) => log::debug!("cannot store {name} ahead: {}", chain(&error)),
                 }
             }
         };
-        let results: Vec<Option<Result<()>>> = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..jobs.min(files.len())).map(|_| scope.spawn(work)).collect();
-            let own = work();
-            let joined = others
-                .into_iter()
-                .map(|handle| handle.join().unwrap_or_else(|_| Some(Err(died()))));
-            joined.chain([own]).collect()
+        std::thread::scope(|scope| {
+            for _ in 1..config.jobs.min(files.len()) {
+                scope.spawn(work);
+            }
+            work();
         });
-        results.into_iter().flatten().next().unwrap_or_else(|| Err(died()))
     }
 
-    fn mark(&self, markers: &Markers, name: &WalName, content: &Reading) {
-        let required: Result<Vec<Pin>, ()> = self
-            .targets
-            .iter()
-            .filter(|target| target.repository.required)
-            .map(|target| target.pin.as_ref().map(Clone::clone).map_err(|_| ()))
-            .collect();
-        let Ok(required) = required else { return };
-        if let Err(error) = markers.set(name, self.system, &required, content) {
+    fn mark(&self, markers: &Markers, name: &WalName, stored: &Stored<'_>) {
+        let is_required = |target: &&Target<'_>| target.repository.required;
+        let required = self.targets.iter().filter(|target| is_required(target)).count();
+        let whole = required > 0 && stored.holders.iter().filter(|target| is_required(target)).count() == required;
+        let holders = stored.holders.iter().filter(|target| !whole || is_required(target));
+        let pins: Vec<Pin> = holders.filter_map(|target| target.pin.as_ref().ok()).cloned().collect();
+        if let Err(error) = markers.set(name, self.system, &pins, &stored.content) {
             log::debug!("cannot remember that {name} is stored: {}", chain(&error));
         }
     }
 
-    /// Stores one file in every repository; the first failure of a required one is the result.
-    fn one(&self, name: &WalName) -> Result<Reading> {
-        let path = self.wal_directory.join(name.to_string());
-        let mut file = content::open(&path, name, self.system, self.segment_size)?;
-        let reading = content::read(&mut file)?;
-        let compressed = content::compress(&mut file, &reading, self.level)?;
-        let mut failed: Option<Error> = None;
-        for target in &self.targets {
-            let Err(error) = self.put(target, name, &compressed) else {
-                continue;
-            };
-            let repository = &target.repository.name;
-            if target.repository.required {
-                let error = error.context(format!("repository \"{repository}\""));
-                match &failed {
-                    None => failed = Some(error),
-                    Some(_) => log::error!("cannot store WAL {name}: {}", chain(&error)),
+    /// Stores one file in every target.
+    ///
+    /// # Errors
+    /// `Refused` if the file is not what its name says; the gravest failure, if no target has the file in the end.
+    fn one<'t>(&self, name: &WalName, targets: &[&'t Target<'t>]) -> Result<Stored<'t>> {
+        let mut holders = Vec::new();
+        let mut errors: Vec<(&Target<'_>, Error)> = Vec::new();
+        let (able, unable): (Vec<&Target<'_>>, Vec<_>) = targets.iter().partition(|target| target.pin.is_ok());
+        errors.extend(
+            unable
+                .into_iter()
+                .filter_map(|target| Some((target, target.refusal()?))),
+        );
+        let mut content = None;
+        // With no target left, reading and compressing would be for nothing.
+        if !able.is_empty() {
+            let path = self.wal_directory.join(name.to_string());
+            let mut file = content::open(&path, name, self.system, self.segment_size)?;
+            let (compressed, reading) = content::read(&mut file, self.level)?;
+            content = Some(reading);
+            for target in able {
+                match self.put(target, name, &compressed) {
+                    Ok(()) => holders.push(target),
+                    Err(error) => errors.push((target, error)),
                 }
-            } else {
-                log::warn!(
-                    "repository \"{repository}\", which is not required, misses {name}: {}",
-                    chain(&error)
-                );
             }
         }
-        failed.map_or(Ok(reading), Err)
+        let failed = sort_out(name, errors);
+        match content {
+            Some(content) if !holders.is_empty() => Ok(Stored {
+                content,
+                holders,
+                failed,
+            }),
+            _ => Err(failed.unwrap_or_else(nobody_took_it)),
+        }
     }
 
     fn put(&self, target: &Target<'_>, name: &WalName, compressed: &CompressedStream) -> Result<()> {
-        if let Err(error) = &target.pin {
-            let copy = Error::new(error.kind(), chain(error));
-            return Err(match error.nearest_hint() {
-                Some(hint) => copy.hint(hint),
-                None => copy,
-            });
-        }
-        match wal::put(target.repository, self.system, name, compressed, self.now, &self.host)? {
-            Put::Stored => log::debug!("stored {name} in \"{}\"", target.repository.name),
-            Put::AlreadyThere => log::debug!("{name} was in \"{}\" already", target.repository.name),
-            Put::Replaced(aside) => log::warn!("{name} was damaged in \"{}\"; see {aside}", target.repository.name),
+        let repository = target.repository;
+        let put = wal::put(repository, self.system, name, compressed, self.now, &self.host)
+            .map_err(|error| self.with_date(error, repository, name))?;
+        match put {
+            Put::Stored => log::debug!("stored {name} in \"{}\"", repository.name),
+            Put::AlreadyThere => log::debug!("{name} was in \"{}\" already", repository.name),
+            Put::Replaced(aside) => log::warn!(
+                "{name} was damaged in repository \"{}\" and is stored again; the damaged object is {aside}",
+                repository.name
+            ),
         }
         Ok(())
     }
+
+    /// Says since when a timeline is taken, where its history is refused.
+    fn with_date(&self, error: Error, repository: &Repository, name: &WalName) -> Error {
+        let WalName::History { timeline } = name else {
+            return error;
+        };
+        let stored = || {
+            let key = repository.keys().wal(self.system, name, repository.suffix()?)?;
+            repository.store.stat(&key)
+        };
+        match stored() {
+            Ok(Some(stat)) if error.kind() == Kind::Refused => error.context(format!(
+                "timeline {} was taken by another promotion, stored {}",
+                timeline.0,
+                stat.modified.whole_seconds()
+            )),
+            _ => error,
+        }
+    }
 }
 
-fn died() -> Error {
-    Error::new(Kind::Failed, "a worker ended without a result")
+/// Returns the first failure of a required repository, and tells the others.
+fn sort_out(name: &WalName, errors: Vec<(&Target<'_>, Error)>) -> Option<Error> {
+    let mut failed = None;
+    for (target, error) in errors {
+        let repository = target.repository;
+        let error = error.context(format!("repository \"{}\"", repository.name));
+        if !repository.required {
+            log::warn!(
+                "{name} is not stored everywhere, though in all required places: {}",
+                chain(&error)
+            );
+        } else if failed.is_none() {
+            failed = Some(error);
+        } else {
+            log::error!("cannot store WAL {name}: {}", chain(&error));
+        }
+    }
+    failed
+}
+
+fn nobody_took_it() -> Error {
+    Error::new(Kind::Transient, "no repository has taken it")
+        .hint("none is required, but a WAL file that is nowhere is lost: see the warnings before this line")
 }

@@ -6,11 +6,11 @@ use clap::{Parser, ValueEnum};
 use common::config::cli::{Common, HasCommon, Repositories, after_help, parse_jobs, parse_span};
 use common::exit;
 
-/// Take a full, differential or incremental base backup
+/// Take a base backup: full ones in this version
 ///
 /// Copies the data directory, its tablespaces and the configured extra paths of a running server into every
 /// repository, checks page checksums on the way, and waits until the repositories hold all WAL that the backup needs.
-/// Only then is it committed: an interrupted backup does not exist, and the next one reuses what it had stored.
+/// Only then is it committed: an interrupted backup does not exist, and the next run starts anew.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-base-backup", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
 pub struct Args {
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = parse_jobs)]
     pub jobs: Option<usize>,
 
-    /// Read every block, also where WAL says that it did not change, and compare with what WAL said
+    /// Read every block, also where WAL says that it did not change, and compare with what WAL said (not in this version: refused)
     #[arg(long)]
     pub audit: bool,
 
@@ -48,14 +48,14 @@ pub struct Args {
 /// Which kind of backup to take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum BackupType {
-    /// Incremental, or full when the last full backup is older than full_interval or nothing can be built upon
+    /// Whatever is due; in this version always a full backup
     #[default]
     Auto,
     /// Everything
     Full,
-    /// What changed since the last full backup
+    /// What changed since the last full backup (not in this version: refused)
     Diff,
-    /// What changed since the last backup
+    /// What changed since the last backup (not in this version: refused)
     Incr,
 }
 

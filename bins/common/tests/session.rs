@@ -22,7 +22,7 @@ impl Server {
     fn start(options: &str) -> Option<Server> {
         let bindir = std::env::var_os("PGKEEP_TEST_BINDIR").map_or("/usr/lib/postgresql/15/bin".into(), PathBuf::from);
         if !bindir.join("initdb").exists() {
-            eprintln!("not tested: there is no initdb in {}", bindir.display());
+            eprintln!("SKIPPED: there is no initdb in {}", bindir.display());
             return None;
         }
         let directory = tempfile::Builder::new()
@@ -432,4 +432,156 @@ fn a_standby_is_backed_up_too() {
         ..standby.settings("postgres")
     };
     assert!(Session::connect(&only_primary).is_ok());
+}
+
+/// Makes an authority, and a certificate of it for `localhost`, with Debian's openssl.
+fn make_certificates(server: &Server) {
+    let at = |name: &str| server.path().join(name).to_str().unwrap().to_string();
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).output().unwrap();
+        assert!(
+            output.status.success(),
+            "openssl: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    let (key, certificate, request) = (at("server.key"), at("server.crt"), at("server.csr"));
+    for (name, authority_key) in [("ca", at("ca.key")), ("other", at("other.key"))] {
+        let file = at(&format!("{name}.crt"));
+        let subject = format!("/CN={name}");
+        openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            &subject,
+            "-keyout",
+            &authority_key,
+            "-out",
+            &file,
+        ]);
+    }
+    openssl(&[
+        "req",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+        "-keyout",
+        &key,
+        "-out",
+        &request,
+    ]);
+    std::fs::write(at("names"), "subjectAltName=DNS:localhost\n").unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-days",
+        "2",
+        "-in",
+        &request,
+        "-CA",
+        &at("ca.crt"),
+        "-CAkey",
+        &at("ca.key"),
+        "-CAcreateserial",
+        "-extfile",
+        &at("names"),
+        "-out",
+        &certificate,
+    ]);
+    for file in [&key, &certificate] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        give_to_postgres(Path::new(file));
+    }
+}
+
+#[test]
+fn tls_means_what_libpq_means_by_it() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let Some(server) = Server::start("") else { return };
+    make_certificates(&server);
+    let conf = Path::new(&server.data()).join("postgresql.conf");
+    let mut text = std::fs::read_to_string(&conf).unwrap();
+    let at = |name: &str| server.path().join(name);
+    text.push_str(&format!(
+        "\nssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'\n",
+        at("server.crt").display(),
+        at("server.key").display()
+    ));
+    std::fs::write(&conf, text).unwrap();
+    let options = format!("-k {} -c listen_addresses=localhost -p {port}", server.path().display());
+    let log = at("log");
+    server.run(
+        "pg_ctl",
+        &[
+            "-D",
+            &server.data(),
+            "-w",
+            "-l",
+            log.to_str().unwrap(),
+            "-o",
+            &options,
+            "restart",
+        ],
+    );
+
+    let try_out = |host: &str, mode: &str, roots: Option<&str>| {
+        let settings = ConnectionSettings {
+            host: Some(host.into()),
+            port: Some(port),
+            sslmode: Some(mode.parse().unwrap()),
+            sslrootcert: roots.map(at),
+            ..server.settings("postgres")
+        };
+        Session::connect(&settings).map(|mut session| {
+            session
+                .query("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
+                .unwrap()[0][0]
+                .clone()
+                .unwrap()
+        })
+    };
+    for (mode, roots, encrypted) in [
+        ("disable", None, "f"),
+        ("prefer", None, "t"),
+        ("require", None, "t"),
+        ("require", Some("ca.crt"), "t"),
+        ("verify-ca", Some("ca.crt"), "t"),
+        ("verify-ca", Some("server.crt"), "t"),
+        ("verify-full", Some("ca.crt"), "t"),
+    ] {
+        assert_eq!(
+            try_out("localhost", mode, roots).unwrap(),
+            encrypted,
+            "{mode} {roots:?}"
+        );
+    }
+    // The certificate is for another name.
+    assert_eq!(try_out("127.0.0.1", "verify-ca", Some("ca.crt")).unwrap(), "t");
+    assert!(try_out("127.0.0.1", "verify-full", Some("ca.crt")).is_err());
+    // It is of another authority, or of none that is known.
+    for mode in ["require", "verify-ca", "verify-full"] {
+        assert!(try_out("localhost", mode, Some("other.crt")).is_err(), "{mode}");
+    }
+    for mode in ["verify-ca", "verify-full"] {
+        assert_eq!(try_out("localhost", mode, None).unwrap_err().kind(), Kind::Config);
+        assert_eq!(
+            try_out("localhost", mode, Some("missing.crt")).unwrap_err().kind(),
+            Kind::Config
+        );
+    }
+    // A socket is never encrypted, whatever is asked.
+    let socket = server.path().to_str().unwrap();
+    assert_eq!(try_out(socket, "verify-full", None).unwrap(), "f");
 }

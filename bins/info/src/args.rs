@@ -11,14 +11,6 @@ use common::exit;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-info", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
 pub struct Args {
-    /// Show sizes, durations and growth instead of the list
-    #[arg(long, conflicts_with = "report")]
-    pub stats: bool,
-
-    /// Report what ran between two times and how it ended: RFC 3339 with a time zone, or such as now-30d
-    #[arg(long, num_args = 2, value_names = ["FROM", "TO"])]
-    pub report: Option<Vec<String>>,
-
     #[command(flatten)]
     pub repositories: Repositories,
 
@@ -35,8 +27,7 @@ impl HasCommon for Args {
     }
 }
 
-const EXAMPLES: [(&str, &str); 3] = [
+const EXAMPLES: [(&str, &str); 2] = [
     ("What is there, and what can be recovered", "pgkeep-info"),
     ("For a script", "pgkeep-info --format json"),
-    ("The last month, for an audit", "pgkeep-info --report now-30d now"),
 ];

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use common::config::cli::{Common, Format, HasCommon, Repositories, after_help};
+use common::config::cli::{Common, HasCommon, Repositories, after_help};
 use common::exit;
 
 /// Create the repositories of a cluster, make keys, check the configuration
@@ -33,9 +33,6 @@ pub struct Args {
 
     #[command(flatten)]
     pub repositories: Repositories,
-
-    #[command(flatten)]
-    pub format: Format,
 
     #[command(flatten)]
     pub common: Common,

@@ -11,7 +11,7 @@ use common::exit;
 /// Shows the plan first: the backup, the WAL needed and present, the target, bytes to fetch and free space. Without a
 /// target recovery goes to the end of WAL and promotes. A target without --target-action pauses there, as PostgreSQL
 /// does. Recovery settings that the backup carries are cleared, and archiving is off unless the destination is the
-/// configured data directory. The directory has to be empty, or --delta given, and no server may run in it.
+/// configured data directory. The directory has to be empty, and no server may run in it.
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "pgkeep-restore",
@@ -75,7 +75,7 @@ pub struct Args {
     #[arg(long, value_name = "CONNINFO", requires = "standby")]
     pub primary_conninfo: Option<String>,
 
-    /// Keep what the directory holds, and fetch only blocks that differ
+    /// Keep what the directory holds, and fetch only blocks that differ (not in this version: refused)
     #[arg(long)]
     pub delta: bool,
 
@@ -99,7 +99,7 @@ pub struct Args {
     #[arg(long, value_name = "MODE", value_enum)]
     pub archive_mode: Option<ArchiveMode>,
 
-    /// Restore this database only, besides the templates and what all share; may be given several times
+    /// Restore this database only, besides the templates and what all share (not in this version: refused)
     ///
     /// The others appear in the catalog and cannot be opened: drop them, or use the server to dump the one.
     #[arg(long = "only-database", value_name = "DATABASE")]
@@ -200,7 +200,7 @@ const EXAMPLES: [(&str, &str); 4] = [
         "pgkeep-restore --to /srv/rescue --target-time now-1h --dry-run",
     ),
     (
-        "Rebuild a standby from what is left of it",
-        "pgkeep-restore --to /var/lib/postgresql/15/main --delta --standby --primary-conninfo 'host=10.0.0.1 user=replicator'",
+        "A standby that follows a primary",
+        "pgkeep-restore --to /var/lib/postgresql/15/main --standby --primary-conninfo 'host=10.0.0.1 user=replicator'",
     ),
 ];

@@ -45,11 +45,19 @@ pub struct Sources<'a> {
 impl<'a> Sources<'a> {
     /// Puts the sources together; `repositories` are asked in this order.
     pub fn new(labels: Vec<Label>, repositories: Vec<&'a Repository>) -> Self {
-        Self { labels, repositories, documents: Mutex::default(), given_up: Mutex::default() }
+        Self {
+            labels,
+            repositories,
+            documents: Mutex::default(),
+            given_up: Mutex::default(),
+        }
     }
 
     fn label(&self, number: u32) -> Result<Label> {
-        let label = usize::try_from(number).ok().and_then(|number| self.labels.get(number)).copied();
+        let label = usize::try_from(number)
+            .ok()
+            .and_then(|number| self.labels.get(number))
+            .copied();
         label.ok_or_else(|| Error::new(Kind::Failed, "a piece belongs to no backup"))
     }
 
@@ -58,7 +66,9 @@ impl<'a> Sources<'a> {
         if let Some(known) = lock(&self.documents).get(&(at, number)) {
             return Ok(known.clone());
         }
-        let Some(repository) = self.repositories.get(at) else { return Ok(None) };
+        let Some(repository) = self.repositories.get(at) else {
+            return Ok(None);
+        };
         let read = match backup::read(repository, self.label(number)?) {
             Ok(info) => Some(Arc::new(info)),
             Err(error) if error.kind() == Kind::NotFound => None,
@@ -83,7 +93,11 @@ impl<'a> Sources<'a> {
             && let (Some(repository), Ok(name)) = (self.repositories.get(at), self.label(label))
         {
             let name = format!("bundle {bundle} of {name}");
-            log::warn!("repository \"{}\" cannot give {name}: {}", repository.name, chain(error));
+            log::warn!(
+                "repository \"{}\" cannot give {name}: {}",
+                repository.name,
+                chain(error)
+            );
         }
     }
 }
@@ -109,7 +123,13 @@ pub fn fetch(pieces: Sorted, sources: &Sources<'_>, layout: &Layout, jobs: usize
             let receiver = receiver.clone();
             let (fail, stop) = (&fail, &stop);
             scope.spawn(move || {
-                let mut worker = Worker { sources, layout, open: None, buffer: vec![0; STEP_BYTES], done };
+                let mut worker = Worker {
+                    sources,
+                    layout,
+                    open: None,
+                    buffer: vec![0; STEP_BYTES],
+                    done,
+                };
                 if let Err(error) = worker.work(&receiver, stop) {
                     fail(error);
                 }
@@ -134,9 +154,9 @@ fn hand_out(pieces: Sorted, sender: &Sender<Vec<Part>>, stop: &AtomicBool) -> Re
     for entry in pieces {
         let (key, value) = entry?;
         for part in Piece::decode(&key, &value)?.parts() {
-            let other = batch.first().is_some_and(|first| {
-                (first.piece.label, first.piece.bundle) != (part.piece.label, part.piece.bundle)
-            });
+            let other = batch
+                .first()
+                .is_some_and(|first| (first.piece.label, first.piece.bundle) != (part.piece.label, part.piece.bundle));
             let full = bytes.saturating_add(part.piece.length) > BATCH_BYTES || batch.len() >= BATCH_PARTS;
             if !batch.is_empty() && (other || full) {
                 // Sending fails only once every worker has ended, which the first failure explains.
@@ -186,7 +206,9 @@ impl Worker<'_> {
         let expected = part.whole.is_none().then_some(part.piece.crc32c);
         let crc32c = self.fetch(&part.piece, expected)?;
         self.done.fetch_add(part.piece.length, Ordering::Relaxed);
-        let Some((whole, number)) = &part.whole else { return Ok(()) };
+        let Some((whole, number)) = &part.whole else {
+            return Ok(());
+        };
         match whole.note(*number, crc32c) {
             Some(crc32c) if crc32c != whole.piece.crc32c => {
                 // Some part is damaged in the repository it came from: fetch all of it until one gives it whole.
@@ -234,7 +256,9 @@ impl Worker<'_> {
         let message = format!("read bundle {} of {label} for {}", piece.bundle, describe(piece));
         Err(match first {
             Some(error) if error.kind() == Kind::Config => error.context(message),
-            Some(error) => error.context(message).hint("another repository that holds this backup may have it whole: pgkeep-verify"),
+            Some(error) => error
+                .context(message)
+                .hint("another repository that holds this backup may have it whole: try --repository NAME"),
             None => Error::new(Kind::Corrupt, format!("{message}: no repository has it whole")),
         })
     }
@@ -258,7 +282,10 @@ impl Worker<'_> {
         match expected {
             Some(expected) if expected != crc32c => Err(Trouble::Reading(Error::new(
                 Kind::Corrupt,
-                format!("{} has CRC32C {crc32c:08x}, and the manifest says {expected:08x}", describe(piece)),
+                format!(
+                    "{} has CRC32C {crc32c:08x}, and the manifest says {expected:08x}",
+                    describe(piece)
+                ),
             ))),
             _ => Ok(crc32c),
         }
@@ -283,5 +310,10 @@ fn opened<'b>(
 }
 
 fn describe(piece: &Piece) -> String {
-    format!("{} bytes at {} of \"{}\"", piece.length, piece.file_offset, String::from_utf8_lossy(&piece.path))
+    format!(
+        "{} bytes at {} of \"{}\"",
+        piece.length,
+        piece.file_offset,
+        String::from_utf8_lossy(&piece.path)
+    )
 }

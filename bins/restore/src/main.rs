@@ -60,7 +60,9 @@ fn run(args: Args) -> Result<()> {
 fn work(args: &Args, config: &Config, cluster: &Cluster, order: &Order) -> Result<Report> {
     let repositories = open::repositories(config, cluster, &args.repositories.names)?;
     let prepared = restore::prepare(order, &repositories, &NoMaps)?;
-    shown(&prepared, FormatName::Text)?.lines().for_each(|line| log::info!("{line}"));
+    shown(&prepared, FormatName::Text)?
+        .lines()
+        .for_each(|line| log::info!("{line}"));
     prepared.check_destination()?;
     prepared.run(order)?;
     let plan = &prepared.plan;
@@ -90,30 +92,50 @@ fn shown(prepared: &Prepared<'_>, format: FormatName) -> Result<String> {
     }
 }
 
-/// The owner of the data directory; where that is lost, of what is left of its path, else the user postgres.
+/// Becomes the data directory's owner; where it is lost, the owner of what is left of its path, or else the user postgres.
 fn become_owner(cluster: &Cluster) -> Result<()> {
-    let near = cluster.data_directory.as_deref().and_then(|path| Some(place::real_path(path).ok()?.0));
-    let home = || Some(nix::unistd::User::from_name("postgres").ok().flatten()?.dir);
-    for path in near.into_iter().chain(home()) {
-        if let Some(note) = process::become_owner_of(&path)? {
-            log::info!("{note}");
-            break;
+    let left = cluster
+        .data_directory
+        .as_deref()
+        .and_then(|path| Some((path.exists(), place::real_path(path).ok()?.0)));
+    if let Some((exists, path)) = left {
+        let note = process::become_owner_of(&path)?;
+        let became = note.is_some();
+        note.iter().for_each(|note| log::info!("{note}"));
+        if exists || became {
+            return Ok(());
         }
     }
+    let home = nix::unistd::User::from_name("postgres")
+        .ok()
+        .flatten()
+        .map(|user| user.dir)
+        .filter(|home| home.exists());
+    let note = home.map(|home| process::become_owner_of(&home)).transpose()?.flatten();
+    note.iter().for_each(|note| log::info!("{note}"));
     Ok(())
 }
 
 fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Result<Order> {
     refuse_what_is_missing(args)?;
-    let to = args.destination().ok_or_else(|| Error::new(Kind::Config, "no destination is given"))?;
+    let to = args
+        .destination()
+        .ok_or_else(|| Error::new(Kind::Config, "no destination is given"))?;
     let absolute = |path: &Path| {
         let path = std::path::absolute(path).context(|| format!("find {}", path.display()))?;
         // The real place, so that parts that lie in one another are noticed behind links.
         place::real_path(&path).map(|(_, real)| real)
     };
     let to = absolute(to)?;
-    let own = cluster.data_directory.as_deref().is_some_and(|configured| place::same_place(configured, &to));
-    let tablespaces = args.tablespaces.iter().map(|(old, new)| Ok((old.clone(), absolute(new)?))).collect::<Result<_>>()?;
+    let own = cluster
+        .data_directory
+        .as_deref()
+        .is_some_and(|configured| place::same_place(configured, &to));
+    let tablespaces = args
+        .tablespaces
+        .iter()
+        .map(|(old, new)| Ok((old.clone(), absolute(new)?)))
+        .collect::<Result<_>>()?;
     let executable = std::env::current_exe().ok();
     Ok(Order {
         request: request(args, now)?,
@@ -127,7 +149,8 @@ fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Resul
         cache: config.state_of(cluster).join("catalog"),
         fetcher: settings::Fetcher {
             program: settings::Fetcher::find(executable.as_deref()),
-            config: std::path::absolute(args.common.config_file()).unwrap_or_else(|_| PathBuf::from(args.common.config_file())),
+            config: std::path::absolute(args.common.config_file())
+                .unwrap_or_else(|_| PathBuf::from(args.common.config_file())),
             cluster: cluster.name.clone(),
             repositories: args.repositories.names.clone(),
         },
@@ -151,7 +174,10 @@ fn refuse_what_is_missing(args: &Args) -> Result<()> {
         return missing("--delta", "restore into an empty directory without it");
     }
     if !args.only_databases.is_empty() {
-        return missing("--only-database", "restore the whole cluster, then drop or dump what you need");
+        return missing(
+            "--only-database",
+            "restore the whole cluster, then drop or dump what you need",
+        );
     }
     Ok(())
 }
@@ -168,7 +194,10 @@ fn request(args: &Args, now: UtcTime) -> Result<Request> {
     Ok(Request {
         target: target::parse(&wanted, now)?,
         exclusive: args.target_exclusive,
-        timeline: args.target_timeline.as_deref().map_or(Ok(Timeline::Latest), target::parse_timeline)?,
+        timeline: args
+            .target_timeline
+            .as_deref()
+            .map_or(Ok(Timeline::Latest), target::parse_timeline)?,
         action: args.target_action.map(|action| match action {
             TargetAction::Pause => Action::Pause,
             TargetAction::Promote => Action::Promote,

@@ -45,7 +45,11 @@ impl Piece {
     /// What it sorts by: the order in which the bytes are stored.
     pub fn key(&self) -> [u8; 16] {
         let mut key = [0; 16];
-        let parts = [&self.label.to_be_bytes()[..], &self.bundle.to_be_bytes(), &self.offset.to_be_bytes()];
+        let parts = [
+            &self.label.to_be_bytes()[..],
+            &self.bundle.to_be_bytes(),
+            &self.offset.to_be_bytes(),
+        ];
         for (to, from) in key.iter_mut().zip(parts.into_iter().flatten()) {
             *to = *from;
         }
@@ -91,10 +95,16 @@ impl Piece {
     /// The parts in which it is fetched: one, or several that remember the whole.
     pub fn parts(self) -> Vec<Part> {
         if self.length <= PART_BYTES {
-            return vec![Part { piece: self, whole: None }];
+            return vec![Part {
+                piece: self,
+                whole: None,
+            }];
         }
         let count = self.length.div_ceil(PART_BYTES);
-        let whole = Arc::new(Whole { piece: self.clone(), parts: Mutex::new(vec![None; count as usize]) });
+        let whole = Arc::new(Whole {
+            piece: self.clone(),
+            parts: Mutex::new(vec![None; count as usize]),
+        });
         let part = |number: u64| {
             let skip = number * PART_BYTES;
             let piece = Piece {
@@ -103,7 +113,10 @@ impl Piece {
                 length: PART_BYTES.min(self.length - skip),
                 ..self.clone()
             };
-            Part { piece, whole: Some((Arc::clone(&whole), number as usize)) }
+            Part {
+                piece,
+                whole: Some((Arc::clone(&whole), number as usize)),
+            }
         };
         (0..count).map(part).collect()
     }
@@ -133,7 +146,11 @@ impl Whole {
         *parts.get_mut(number)? = Some(crc32c);
         let all: Option<Vec<u32>> = parts.iter().copied().collect();
         let lengths = (0..).map(|number| PART_BYTES.min(self.piece.length.saturating_sub(number * PART_BYTES)));
-        all.map(|all| all.into_iter().zip(lengths).fold(0, |crc, (next, length)| crc32c_combine(crc, next, length)))
+        all.map(|all| {
+            all.into_iter()
+                .zip(lengths)
+                .fold(0, |crc, (next, length)| crc32c_combine(crc, next, length))
+        })
     }
 }
 
@@ -144,7 +161,15 @@ mod tests {
     use common::digest::crc32c;
 
     fn piece(label: u32, bundle: u32, offset: u64, length: u64) -> Piece {
-        Piece { path: b"data/\xff".to_vec(), label, bundle, offset, file_offset: 7, length, crc32c: 9 }
+        Piece {
+            path: b"data/\xff".to_vec(),
+            label,
+            bundle,
+            offset,
+            file_offset: 7,
+            length,
+            crc32c: 9,
+        }
     }
 
     #[test]
@@ -156,14 +181,23 @@ mod tests {
 
     #[test]
     fn pieces_sort_as_their_bytes_are_stored() {
-        let sorted = [piece(0, 1, 5, 1), piece(0, 1, 256, 1), piece(0, 2, 0, 1), piece(0, 256, 0, 1), piece(1, 1, 0, 1)];
+        let sorted = [
+            piece(0, 1, 5, 1),
+            piece(0, 1, 256, 1),
+            piece(0, 2, 0, 1),
+            piece(0, 256, 0, 1),
+            piece(1, 1, 0, 1),
+        ];
         assert!(sorted.is_sorted_by_key(Piece::key));
     }
 
     #[test]
     fn the_parts_of_a_large_range_give_its_checksum_in_any_order() {
         let content: Vec<u8> = (0..PART_BYTES * 2 + 100).map(|n| (n % 251) as u8).collect();
-        let large = Piece { crc32c: crc32c(&content), ..piece(0, 1, 512, content.len() as u64) };
+        let large = Piece {
+            crc32c: crc32c(&content),
+            ..piece(0, 1, 512, content.len() as u64)
+        };
         let parts = large.clone().parts();
         assert_eq!(parts.len(), 3);
         let mut result = None;

@@ -63,24 +63,43 @@ impl Layout {
     /// # Errors
     /// `Config` if a mapping names no tablespace of the backup, or two parts share a place.
     pub fn new(places: &Places, tablespaces: &[Tablespace]) -> Result<Self> {
-        let mut targets: BTreeMap<u32, PathBuf> =
-            tablespaces.iter().map(|one| (one.oid, PathBuf::from(&one.location))).collect();
+        let mut targets: BTreeMap<u32, PathBuf> = tablespaces
+            .iter()
+            .map(|one| (one.oid, PathBuf::from(&one.location)))
+            .collect();
         for (old, new) in &places.tablespaces {
             let named = |one: &&Tablespace| one.oid.to_string() == *old || Path::new(&one.location) == Path::new(old);
             let found = tablespaces.iter().find(named).ok_or_else(|| {
-                let known: Vec<String> = tablespaces.iter().map(|one| format!("{}={}", one.oid, one.location)).collect();
-                let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+                let known: Vec<String> = tablespaces
+                    .iter()
+                    .map(|one| format!("{}={}", one.oid, one.location))
+                    .collect();
+                let known = if known.is_empty() {
+                    "it has none".to_owned()
+                } else {
+                    format!("it has {}", known.join(", "))
+                };
                 Error::new(Kind::Config, format!("the backup has no tablespace \"{old}\"")).hint(known)
             })?;
             targets.insert(found.oid, new.clone());
         }
         let plain = |path: &PathBuf| path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
         if let Some((oid, path)) = targets.iter().find(|(_, path)| !plain(path)) {
-            return Err(Error::new(Kind::Config, format!("tablespace {oid} has no absolute path without \"..\": \"{}\"", path.display()))
-                .hint(format!("give it one: --tablespace {oid}=/...")));
+            return Err(Error::new(
+                Kind::Config,
+                format!(
+                    "tablespace {oid} has no absolute path without \"..\": \"{}\"",
+                    path.display()
+                ),
+            )
+            .hint(format!("give it one: --tablespace {oid}=/...")));
         }
-        let layout =
-            Self { data: places.to.clone(), tablespaces: targets, wal: places.wal.clone(), extra: places.extra.clone() };
+        let layout = Self {
+            data: places.to.clone(),
+            tablespaces: targets,
+            wal: places.wal.clone(),
+            extra: places.extra.clone(),
+        };
         layout.check_apart()?;
         Ok(layout)
     }
@@ -88,9 +107,21 @@ impl Layout {
     /// Every directory that is filled, with what it is.
     pub fn roots(&self) -> Vec<(String, &Path)> {
         let mut roots = vec![("the data directory".to_owned(), self.data.as_path())];
-        roots.extend(self.tablespaces.iter().map(|(oid, path)| (format!("tablespace {oid}"), path.as_path())));
-        roots.extend(self.wal.iter().map(|path| ("the WAL directory".to_owned(), path.as_path())));
-        roots.extend(self.extra.iter().map(|path| ("the directory for extra files".to_owned(), path.as_path())));
+        roots.extend(
+            self.tablespaces
+                .iter()
+                .map(|(oid, path)| (format!("tablespace {oid}"), path.as_path())),
+        );
+        roots.extend(
+            self.wal
+                .iter()
+                .map(|path| ("the WAL directory".to_owned(), path.as_path())),
+        );
+        roots.extend(
+            self.extra
+                .iter()
+                .map(|path| ("the directory for extra files".to_owned(), path.as_path())),
+        );
         roots
     }
 
@@ -99,8 +130,11 @@ impl Layout {
         for (at, (what, path)) in roots.iter().enumerate() {
             for (other, second) in roots.iter().skip(at + 1) {
                 if path.starts_with(second) || second.starts_with(path) {
-                    let message =
-                        format!("{what} ({}) and {other} ({}) lie in one another", path.display(), second.display());
+                    let message = format!(
+                        "{what} ({}) and {other} ({}) lie in one another",
+                        path.display(),
+                        second.display()
+                    );
                     return Err(Error::new(Kind::Config, message).hint("give each a directory of its own"));
                 }
             }
@@ -115,16 +149,25 @@ impl Layout {
     pub fn spot(&self, name: &[u8]) -> Result<Spot> {
         let text = || String::from_utf8_lossy(name).into_owned();
         let (part, below) = match name.iter().position(|byte| *byte == b'/') {
-            Some(at) => (name.get(..at).unwrap_or_default(), name.get(at + 1..).unwrap_or_default()),
+            Some(at) => (
+                name.get(..at).unwrap_or_default(),
+                name.get(at + 1..).unwrap_or_default(),
+            ),
             None => (name, &[][..]),
         };
         match part {
             b"data" => Ok(self.data_spot(below)),
             b"tablespace" => {
                 let mut parts = below.splitn(2, |byte| *byte == b'/');
-                let oid = parts.next().and_then(|oid| std::str::from_utf8(oid).ok()).and_then(|oid| oid.parse().ok());
+                let oid = parts
+                    .next()
+                    .and_then(|oid| std::str::from_utf8(oid).ok())
+                    .and_then(|oid| oid.parse().ok());
                 let Some(root) = oid.and_then(|oid: u32| self.tablespaces.get(&oid)) else {
-                    return Err(Error::new(Kind::Corrupt, format!("the backup has no tablespace for \"{}\"", text())));
+                    return Err(Error::new(
+                        Kind::Corrupt,
+                        format!("the backup has no tablespace for \"{}\"", text()),
+                    ));
                 };
                 Ok(Spot::At(joined(root, parts.next().unwrap_or_default())))
             }
@@ -132,14 +175,20 @@ impl Layout {
                 Some(root) => Spot::At(joined(root, below)),
                 None => Spot::Skip,
             }),
-            _ => Err(Error::new(Kind::Corrupt, format!("the manifest names \"{}\", which belongs nowhere", text()))),
+            _ => Err(Error::new(
+                Kind::Corrupt,
+                format!("the manifest names \"{}\", which belongs nowhere", text()),
+            )),
         }
     }
 
     fn data_spot(&self, below: &[u8]) -> Spot {
         // Links are made from the layout, which a tablespace_map would overrule with the old places; a restored
         // manifest of PostgreSQL's would not describe this restore.
-        if matches!(below, b"tablespace_map" | b"backup_manifest" | b"postmaster.pid" | b"postmaster.opts") {
+        if matches!(
+            below,
+            b"tablespace_map" | b"backup_manifest" | b"postmaster.pid" | b"postmaster.opts"
+        ) {
             return Spot::Skip;
         }
         if below == CONTROL.as_bytes() {
@@ -153,8 +202,13 @@ impl Layout {
                 return Spot::At(joined(wal, inside));
             }
         }
-        let oid = below.strip_prefix(b"pg_tblspc/").and_then(|oid| std::str::from_utf8(oid).ok());
-        if let Some(target) = oid.and_then(|oid| oid.parse().ok()).and_then(|oid: u32| self.tablespaces.get(&oid)) {
+        let oid = below
+            .strip_prefix(b"pg_tblspc/")
+            .and_then(|oid| std::str::from_utf8(oid).ok());
+        if let Some(target) = oid
+            .and_then(|oid| oid.parse().ok())
+            .and_then(|oid: u32| self.tablespaces.get(&oid))
+        {
             return Spot::Link(joined(&self.data, below), target.clone());
         }
         Spot::At(joined(&self.data, below))
@@ -165,12 +219,18 @@ impl Layout {
     /// # Errors
     /// `Refused`; what looking gave.
     pub fn check_empty(&self) -> Result<()> {
-        self.roots().into_iter().try_for_each(|(what, path)| check_empty(&what, path))
+        self.roots()
+            .into_iter()
+            .try_for_each(|(what, path)| check_empty(&what, path))
     }
 }
 
 fn joined(root: &Path, below: &[u8]) -> PathBuf {
-    if below.is_empty() { root.to_owned() } else { root.join(OsStr::from_bytes(below)) }
+    if below.is_empty() {
+        root.to_owned()
+    } else {
+        root.join(OsStr::from_bytes(below))
+    }
 }
 
 fn check_empty(what: &str, path: &Path) -> Result<()> {
@@ -179,7 +239,10 @@ fn check_empty(what: &str, path: &Path) -> Result<()> {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return match path.symlink_metadata() {
-                Ok(_) => Err(Error::new(Kind::Refused, format!("{what} {shown} is a link that leads nowhere"))),
+                Ok(_) => Err(Error::new(
+                    Kind::Refused,
+                    format!("{what} {shown} is a link that leads nowhere"),
+                )),
                 Err(_) => Ok(()),
             };
         }
@@ -188,13 +251,21 @@ fn check_empty(what: &str, path: &Path) -> Result<()> {
         }
         Err(error) => return Err(Error::io(error, format!("look into {shown}"))),
     };
-    let Some(first) = entries.next().transpose().context(|| format!("look into {shown}"))? else { return Ok(()) };
+    let Some(first) = entries.next().transpose().context(|| format!("look into {shown}"))? else {
+        return Ok(());
+    };
     let name = first.file_name();
     if path.join("postmaster.pid").exists() {
-        return Err(Error::new(Kind::Refused, format!("{what} {shown} is in use: it holds postmaster.pid"))
-            .hint("stop that server, then empty the directory or restore into another one"));
+        return Err(Error::new(
+            Kind::Refused,
+            format!("{what} {shown} is in use: it holds postmaster.pid"),
+        )
+        .hint("stop that server, then empty the directory or restore into another one"));
     }
-    let error = Error::new(Kind::Refused, format!("{what} {shown} is not empty: it holds \"{}\"", name.display()));
+    let error = Error::new(
+        Kind::Refused,
+        format!("{what} {shown} is not empty: it holds \"{}\"", name.display()),
+    );
     Err(error.hint(if path.join(MARKER).exists() {
         format!("an earlier restore into it did not end; empty it and try again: find {shown} -mindepth 1 -delete")
     } else if name == "lost+found" {
@@ -213,18 +284,29 @@ pub fn real_path(path: &Path) -> Result<(PathBuf, PathBuf)> {
     for ancestor in path.ancestors() {
         match ancestor.canonicalize() {
             Ok(found) => {
-                let whole = if missing.as_os_str().is_empty() { found.clone() } else { found.join(&missing) };
+                let whole = if missing.as_os_str().is_empty() {
+                    found.clone()
+                } else {
+                    found.join(&missing)
+                };
                 return Ok((found, whole));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let name = ancestor.file_name().unwrap_or_default();
                 let rest = std::mem::take(&mut missing);
-                missing = if rest.as_os_str().is_empty() { name.into() } else { Path::new(name).join(rest) };
+                missing = if rest.as_os_str().is_empty() {
+                    name.into()
+                } else {
+                    Path::new(name).join(rest)
+                };
             }
             Err(error) => return Err(Error::io(error, format!("look at {}", ancestor.display()))),
         }
     }
-    Err(Error::new(Kind::Config, format!("\"{}\" is not an absolute path", path.display())))
+    Err(Error::new(
+        Kind::Config,
+        format!("\"{}\" is not an absolute path", path.display()),
+    ))
 }
 
 /// Whether both name the same directory, existing or not.
@@ -254,7 +336,10 @@ pub fn volumes(needs: &[(PathBuf, u64)]) -> Result<Vec<Volume>> {
     let mut found: Vec<(u64, Volume)> = Vec::new();
     for (path, needed) in needs {
         let (existing, _) = real_path(path)?;
-        let device = existing.metadata().context(|| format!("look at {}", existing.display()))?.dev();
+        let device = existing
+            .metadata()
+            .context(|| format!("look at {}", existing.display()))?
+            .dev();
         if let Some((_, volume)) = found.iter_mut().find(|(other, _)| *other == device) {
             volume.needed = volume.needed.saturating_add(*needed);
             continue;
@@ -263,7 +348,14 @@ pub fn volumes(needs: &[(PathBuf, u64)]) -> Result<Vec<Volume>> {
             .map_err(io::Error::from)
             .context(|| format!("ask for free space at {}", existing.display()))?;
         let free = statistics.blocks_available().saturating_mul(statistics.fragment_size());
-        found.push((device, Volume { path: path.clone(), needed: *needed, free }));
+        found.push((
+            device,
+            Volume {
+                path: path.clone(),
+                needed: *needed,
+                free,
+            },
+        ));
     }
     Ok(found.into_iter().map(|(_, volume)| volume).collect())
 }
@@ -275,19 +367,37 @@ mod tests {
 
     fn tablespaces() -> Vec<Tablespace> {
         vec![
-            Tablespace { oid: 16400, location: "/srv/ts one".into() },
-            Tablespace { oid: 16401, location: "/srv/two".into() },
+            Tablespace {
+                oid: 16400,
+                location: "/srv/ts one".into(),
+            },
+            Tablespace {
+                oid: 16401,
+                location: "/srv/two".into(),
+            },
         ]
     }
 
     fn places(mappings: &[&str]) -> Places {
-        let split = |text: &&str| text.split_once('=').map(|(old, new)| (old.to_owned(), new.into())).unwrap();
+        let split = |text: &&str| {
+            text.split_once('=')
+                .map(|(old, new)| (old.to_owned(), new.into()))
+                .unwrap()
+        };
         let tablespaces = mappings.iter().map(split).collect();
-        Places { to: "/pg".into(), tablespaces, ..Places::default() }
+        Places {
+            to: "/pg".into(),
+            tablespaces,
+            ..Places::default()
+        }
     }
 
     fn layout() -> Layout {
-        let places = Places { wal: Some("/wal".into()), extra: Some("/extra".into()), ..places(&["16401=/new"]) };
+        let places = Places {
+            wal: Some("/wal".into()),
+            extra: Some("/extra".into()),
+            ..places(&["16401=/new"])
+        };
         Layout::new(&places, &tablespaces()).unwrap()
     }
 
@@ -295,13 +405,26 @@ mod tests {
     fn a_tablespace_is_mapped_by_oid_or_by_path_and_else_goes_where_it_was() {
         for mapping in ["16400=/new", "/srv/ts one=/new"] {
             let layout = Layout::new(&places(&[mapping]), &tablespaces()).unwrap();
-            assert_eq!(layout.tablespaces, [(16400, "/new".into()), (16401, "/srv/two".into())].into(), "{mapping}");
+            assert_eq!(
+                layout.tablespaces,
+                [(16400, "/new".into()), (16401, "/srv/two".into())].into(),
+                "{mapping}"
+            );
         }
     }
 
     #[test]
     fn an_unknown_tablespace_or_a_shared_place_is_refused() {
-        for mapping in ["16402=/new", "/srv/three=/new", "16400=/srv/two", "16400=/pg/ts", "16400=/pg", "16400=/srv", "16400=new", "16400=/a/../b"] {
+        for mapping in [
+            "16402=/new",
+            "/srv/three=/new",
+            "16400=/srv/two",
+            "16400=/pg/ts",
+            "16400=/pg",
+            "16400=/srv",
+            "16400=new",
+            "16400=/a/../b",
+        ] {
             let error = Layout::new(&places(&[mapping]), &tablespaces()).unwrap_err();
             assert_eq!(error.kind(), Kind::Config, "{mapping}");
         }
@@ -318,16 +441,26 @@ mod tests {
             ("data/pg_wal", Spot::Link("/pg/pg_wal".into(), "/wal".into())),
             ("data/pg_wal/archive_status", at("/wal/archive_status")),
             ("data/pg_tblspc", at("/pg/pg_tblspc")),
-            ("data/pg_tblspc/16401", Spot::Link("/pg/pg_tblspc/16401".into(), "/new".into())),
+            (
+                "data/pg_tblspc/16401",
+                Spot::Link("/pg/pg_tblspc/16401".into(), "/new".into()),
+            ),
             ("tablespace/16401", at("/new")),
-            ("tablespace/16400/PG_15_202209061/5/1", at("/srv/ts one/PG_15_202209061/5/1")),
+            (
+                "tablespace/16400/PG_15_202209061/5/1",
+                at("/srv/ts one/PG_15_202209061/5/1"),
+            ),
             ("extra/etc/postgresql", at("/extra/etc/postgresql")),
         ];
         for (name, expected) in table {
             assert_eq!(layout().spot(name.as_bytes()).unwrap(), expected, "{name}");
         }
         for name in ["tablespace/9/x", "tablespace", "other/x", ""] {
-            assert_eq!(layout().spot(name.as_bytes()).unwrap_err().kind(), Kind::Corrupt, "{name}");
+            assert_eq!(
+                layout().spot(name.as_bytes()).unwrap_err().kind(),
+                Kind::Corrupt,
+                "{name}"
+            );
         }
         let plain = Layout::new(&places(&[]), &tablespaces()).unwrap();
         assert_eq!(plain.spot(b"extra/etc/x").unwrap(), Spot::Skip);
@@ -342,16 +475,26 @@ mod tests {
         check().unwrap();
         std::fs::create_dir(&path).unwrap();
         check().unwrap();
-        for (name, hint) in [("x", "empty it"), (MARKER, "did not end"), ("postmaster.pid", "stop that server")] {
+        for (name, hint) in [
+            ("x", "empty it"),
+            (MARKER, "did not end"),
+            ("postmaster.pid", "stop that server"),
+        ] {
             std::fs::write(path.join(name), "").unwrap();
             let error = check().unwrap_err();
             assert_eq!(error.kind(), Kind::Refused);
             assert!(error.nearest_hint().unwrap().contains(hint), "{error:?}");
         }
         std::fs::write(dir.path().join("file"), "").unwrap();
-        assert_eq!(check_empty("x", &dir.path().join("file")).unwrap_err().kind(), Kind::Refused);
+        assert_eq!(
+            check_empty("x", &dir.path().join("file")).unwrap_err().kind(),
+            Kind::Refused
+        );
         std::os::unix::fs::symlink("nowhere", dir.path().join("link")).unwrap();
-        assert_eq!(check_empty("x", &dir.path().join("link")).unwrap_err().kind(), Kind::Refused);
+        assert_eq!(
+            check_empty("x", &dir.path().join("link")).unwrap_err().kind(),
+            Kind::Refused
+        );
     }
 
     #[test]

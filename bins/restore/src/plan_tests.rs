@@ -15,17 +15,31 @@ const SIZE: SegmentSize = SegmentSize::DEFAULT;
 /// | d | 3 | 14 | 16:00 |
 fn archive() -> Archive {
     Archive {
-        backups: vec![backup('a', 1, 2, "02"), backup('b', 1, 8, "08"), backup('c', 2, 9, "13"), backup('d', 3, 14, "16")],
+        backups: vec![
+            backup('a', 1, 2, "02"),
+            backup('b', 1, 8, "08"),
+            backup('c', 2, 9, "13"),
+            backup('d', 3, 14, "16"),
+        ],
         wal: wal(&[(1, 1, 20), (2, 5, 15), (3, 11, 18)]),
-        histories: [(2, vec![(1, 5)]), (3, vec![(1, 5), (2, 11)])].into_iter().map(history_of).collect(),
+        histories: [(2, vec![(1, 5)]), (3, vec![(1, 5), (2, 11)])]
+            .into_iter()
+            .map(history_of)
+            .collect(),
         segment_size: SIZE,
         incomplete: false,
     }
 }
 
 fn history_of((id, switches): (u32, Vec<(u32, u64)>)) -> (TimelineId, TimelineHistory) {
-    let lines: Vec<String> = switches.iter().map(|(left, segment)| format!("{left}\t{}\tx\n", at(*segment, 0x100))).collect();
-    (TimelineId(id), TimelineHistory::parse(TimelineId(id), lines.concat().as_bytes()).unwrap())
+    let lines: Vec<String> = switches
+        .iter()
+        .map(|(left, segment)| format!("{left}\t{}\tx\n", at(*segment, 0x100)))
+        .collect();
+    (
+        TimelineId(id),
+        TimelineHistory::parse(TimelineId(id), lines.concat().as_bytes()).unwrap(),
+    )
 }
 
 fn at(segment: u64, offset: u64) -> Lsn {
@@ -38,11 +52,16 @@ fn wal(ranges: &[(u32, u64, u64)]) -> Wal {
         first: SegmentNumber(*first),
         last: SegmentNumber(*last),
     };
-    Wal::union(&[WalList { ranges: ranges.iter().map(one).collect(), ..WalList::default() }])
+    Wal::union(&[WalList {
+        ranges: ranges.iter().map(one).collect(),
+        ..WalList::default()
+    }])
 }
 
 fn label(letter: char) -> Label {
-    format!("20261120T000000Z-full-{}", letter.to_string().repeat(6)).parse().unwrap()
+    format!("20261120T000000Z-full-{}", letter.to_string().repeat(6))
+        .parse()
+        .unwrap()
 }
 
 /// Starts at 0x28 and stops at 0x138 of `segment`.
@@ -67,11 +86,21 @@ fn moment(text: &str) -> UtcTime {
 }
 
 fn time(text: &str) -> Target {
-    Target::Time { time: moment(text), written: format!("2026-11-20T{text}:00Z") }
+    Target::Time {
+        time: moment(text),
+        written: format!("2026-11-20T{text}:00Z"),
+    }
 }
 
 fn request(target: Target) -> Request {
-    Request { target, exclusive: false, timeline: Timeline::Latest, action: None, backup: None, standby: false }
+    Request {
+        target,
+        exclusive: false,
+        timeline: Timeline::Latest,
+        action: None,
+        backup: None,
+        standby: false,
+    }
 }
 
 fn now() -> UtcTime {
@@ -167,34 +196,64 @@ fn every_target_on_every_timeline_finds_its_backup() {
         (Target::Name("x".into()), number(1), None, Ok(('b', 1))),
     ];
     for (target, timeline, named, expected) in table {
-        let request = Request { timeline, backup: named.map(label), ..request(target) };
+        let request = Request {
+            timeline,
+            backup: named.map(label),
+            ..request(target)
+        };
         assert_eq!(answer(&request, &archive(), &NoMaps), expected, "{request:?}");
     }
 }
 
 #[test]
 fn what_the_maps_know_chooses_the_backup_before_a_transaction() {
-    let known = |lookup| Known { lookup: Some(lookup), last_commit: None };
+    let known = |lookup| Known {
+        lookup: Some(lookup),
+        last_commit: None,
+    };
     let xid = request(Target::Xid(734));
     assert_eq!(answer(&xid, &archive(), &known(Lookup::At(at(10, 0x80)))), Ok(('c', 3)));
     assert_eq!(answer(&xid, &archive(), &known(Lookup::At(at(3, 0x80)))), Ok(('a', 3)));
-    assert_eq!(answer(&xid, &archive(), &known(Lookup::At(at(1, 0x80)))), Err(Kind::Refused));
+    assert_eq!(
+        answer(&xid, &archive(), &known(Lookup::At(at(1, 0x80)))),
+        Err(Kind::Refused)
+    );
     assert_eq!(answer(&xid, &archive(), &known(Lookup::Absent)), Err(Kind::Refused));
-    let name = Request { timeline: Timeline::Number(TimelineId(2)), ..request(Target::Name("x".into())) };
+    let name = Request {
+        timeline: Timeline::Number(TimelineId(2)),
+        ..request(Target::Name("x".into()))
+    };
     let choice = decide(&name, &archive(), &known(Lookup::At(at(10, 0))), now()).unwrap();
     // A record that ends where a segment does needs nothing of the next one.
-    assert_eq!(choice.wal, [Stretch { timeline: TimelineId(2), first: SegmentNumber(9), last: SegmentNumber(9) }]);
+    assert_eq!(
+        choice.wal,
+        [Stretch {
+            timeline: TimelineId(2),
+            first: SegmentNumber(9),
+            last: SegmentNumber(9)
+        }]
+    );
     assert!(choice.notes.is_empty() && !choice.to_end);
 }
 
 #[test]
 fn where_the_maps_know_nothing_the_plan_says_so() {
-    for (backup, words) in [(None, "the newest backup is taken"), (Some(label('a')), "the named backup is taken")] {
-        let choice = decided(&Request { backup, ..request(Target::Xid(734)) });
+    for (backup, words) in [
+        (None, "the newest backup is taken"),
+        (Some(label('a')), "the named backup is taken"),
+    ] {
+        let choice = decided(&Request {
+            backup,
+            ..request(Target::Xid(734))
+        });
         assert!(choice.notes[0].contains(words), "{:?}", choice.notes);
     }
     let choice = decided(&request(time("21:00")));
-    assert!(choice.notes[0].contains("not known when the last transaction"), "{:?}", choice.notes);
+    assert!(
+        choice.notes[0].contains("not known when the last transaction"),
+        "{:?}",
+        choice.notes
+    );
     assert!(decided(&request(time("15:00"))).notes.is_empty());
 }
 
@@ -202,23 +261,40 @@ fn where_the_maps_know_nothing_the_plan_says_so() {
 fn a_target_without_an_action_pauses_and_no_target_promotes() {
     assert_eq!(decided(&request(time("15:00"))).action, Action::Pause);
     assert_eq!(decided(&request(Target::End)).action, Action::Promote);
-    let shutdown = Request { action: Some(Action::Shutdown), ..request(Target::Immediate) };
+    let shutdown = Request {
+        action: Some(Action::Shutdown),
+        ..request(Target::Immediate)
+    };
     assert_eq!(decided(&shutdown).action, Action::Shutdown);
 }
 
 #[test]
 fn a_time_behind_the_last_commit_means_the_end_of_wal_where_the_archive_covers_it() {
-    let commits = |last: &str| Known { lookup: None, last_commit: Some(moment(last)) };
+    let commits = |last: &str| Known {
+        lookup: None,
+        last_commit: Some(moment(last)),
+    };
     // The last commit was at 15:30; backup d stopped at 16:00, so WAL until then is there.
     let choice = decide(&request(time("15:45")), &archive(), &commits("15:30"), now()).unwrap();
     assert_eq!((choice.target, choice.action), (Target::End, Action::Promote));
     assert!(choice.notes[0].contains("nothing was committed after the target"));
-    let paused = Request { action: Some(Action::Pause), ..request(time("15:45")) };
-    assert_eq!(decide(&paused, &archive(), &commits("15:30"), now()).unwrap_err().kind(), Kind::Refused);
+    let paused = Request {
+        action: Some(Action::Pause),
+        ..request(time("15:45"))
+    };
+    assert_eq!(
+        decide(&paused, &archive(), &commits("15:30"), now())
+            .unwrap_err()
+            .kind(),
+        Kind::Refused
+    );
     // Nothing shows that WAL until 17:00 is there.
     let error = decide(&request(time("17:00")), &archive(), &commits("15:30"), now()).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
-    assert!(error.nearest_hint().unwrap().contains("2026-11-20T16:00:00Z"), "{error:?}");
+    assert!(
+        error.nearest_hint().unwrap().contains("2026-11-20T16:00:00Z"),
+        "{error:?}"
+    );
     // A later commit shows it.
     let choice = decide(&request(time("17:00")), &archive(), &commits("18:00"), now()).unwrap();
     assert_eq!(choice.target, time("17:00"));
@@ -226,18 +302,31 @@ fn a_time_behind_the_last_commit_means_the_end_of_wal_where_the_archive_covers_i
 
 #[test]
 fn the_last_commit_itself_is_reached_exclusively_only() {
-    let commits = Known { lookup: None, last_commit: Some(moment("17:00")) };
+    let commits = Known {
+        lookup: None,
+        last_commit: Some(moment("17:00")),
+    };
     let choice = decide(&request(time("17:00")), &archive(), &commits, now()).unwrap();
     assert_eq!(choice.target, Target::End);
-    let exclusive = Request { exclusive: true, ..request(time("17:00")) };
-    assert_eq!(decide(&exclusive, &archive(), &commits, now()).unwrap().target, time("17:00"));
+    let exclusive = Request {
+        exclusive: true,
+        ..request(time("17:00"))
+    };
+    assert_eq!(
+        decide(&exclusive, &archive(), &commits, now()).unwrap().target,
+        time("17:00")
+    );
 }
 
 #[test]
 fn a_refused_moment_comes_with_the_windows_that_can_be_reached() {
     let error = refusal(&request(time("01:00")), &archive());
     let hint = error.nearest_hint().unwrap();
-    for part in ["2026-11-20T02:00:00Z to 2026-11-20T08:00:00Z", "0/15000000 (timeline 1)", "0/13000000 (timeline 3)"] {
+    for part in [
+        "2026-11-20T02:00:00Z to 2026-11-20T08:00:00Z",
+        "0/15000000 (timeline 1)",
+        "0/13000000 (timeline 3)",
+    ] {
         assert!(hint.contains(part), "{hint}");
     }
 }
@@ -249,18 +338,34 @@ fn missing_wal_is_refused_by_name() {
     let error = refusal(&request(Target::End), &archive);
     assert_eq!(error.kind(), Kind::Refused);
     let text = common::error::chain(&error);
-    assert!(text.contains("cannot become consistent") && text.contains("00000003000000000000000E"), "{text}");
+    assert!(
+        text.contains("cannot become consistent") && text.contains("00000003000000000000000E"),
+        "{text}"
+    );
 
     archive.wal = wal(&[(1, 1, 20), (2, 5, 15), (3, 11, 15), (3, 17, 18)]);
     let text = common::error::chain(&refusal(&request(Target::End), &archive));
-    assert!(text.contains("the end of WAL cannot be reached: WAL 000000030000000000000010 is missing"), "{text}");
-    assert_eq!(answer(&request(Target::Lsn(at(15, 9))), &archive, &NoMaps), Ok(('d', 3)));
-    assert_eq!(answer(&request(Target::Lsn(at(17, 9))), &archive, &NoMaps), Err(Kind::Refused));
+    assert!(
+        text.contains("the end of WAL cannot be reached: WAL 000000030000000000000010 is missing"),
+        "{text}"
+    );
+    assert_eq!(
+        answer(&request(Target::Lsn(at(15, 9))), &archive, &NoMaps),
+        Ok(('d', 3))
+    );
+    assert_eq!(
+        answer(&request(Target::Lsn(at(17, 9))), &archive, &NoMaps),
+        Err(Kind::Refused)
+    );
     assert_eq!(answer(&request(time("16:30")), &archive, &NoMaps), Err(Kind::Refused));
     assert_eq!(answer(&request(Target::Immediate), &archive, &NoMaps), Ok(('d', 3)));
     // Where a transaction lies is not known: PostgreSQL itself stops with an error if it is behind the gap.
     let xid = decide(&request(Target::Xid(734)), &archive, &NoMaps, now()).unwrap();
-    assert!(xid.notes.iter().any(|note| note.contains("000000030000000000000010")), "{:?}", xid.notes);
+    assert!(
+        xid.notes.iter().any(|note| note.contains("000000030000000000000010")),
+        "{:?}",
+        xid.notes
+    );
 }
 
 #[test]
@@ -278,7 +383,10 @@ fn a_new_timeline_without_wal_is_not_followed_into_the_old_branch() {
     archive.histories = [history_of((2, vec![(1, 5)]))].into();
     let error = refusal(&request(Target::End), &archive);
     assert_eq!(error.kind(), Kind::Refused);
-    let end_of_old = Request { timeline: Timeline::Number(TimelineId(1)), ..request(Target::End) };
+    let end_of_old = Request {
+        timeline: Timeline::Number(TimelineId(1)),
+        ..request(Target::End)
+    };
     assert_eq!(answer(&end_of_old, &archive, &NoMaps), Ok(('b', 1)));
 }
 
@@ -287,7 +395,10 @@ fn a_timeline_whose_history_is_lost_is_not_followed() {
     let mut archive = archive();
     archive.histories.remove(&TimelineId(3));
     assert_eq!(answer(&request(Target::End), &archive, &NoMaps), Ok(('c', 2)));
-    let third = Request { timeline: Timeline::Number(TimelineId(3)), ..request(Target::End) };
+    let third = Request {
+        timeline: Timeline::Number(TimelineId(3)),
+        ..request(Target::End)
+    };
     assert_eq!(answer(&third, &archive, &NoMaps), Err(Kind::Config));
 }
 
@@ -296,7 +407,10 @@ fn a_damaged_backup_counts_only_by_name() {
     let mut archive = archive();
     archive.backups[3].good = false;
     assert_eq!(answer(&request(Target::End), &archive, &NoMaps), Ok(('c', 3)));
-    let named = Request { backup: Some(label('d')), ..request(Target::End) };
+    let named = Request {
+        backup: Some(label('d')),
+        ..request(Target::End)
+    };
     let choice = decide(&named, &archive, &NoMaps, now()).unwrap();
     assert!(choice.notes[0].contains("damaged"), "{:?}", choice.notes);
     archive.backups.iter_mut().for_each(|backup| backup.good = false);
@@ -305,7 +419,10 @@ fn a_damaged_backup_counts_only_by_name() {
 
 #[test]
 fn no_backup_is_not_found_and_temporary_where_a_repository_is_silent() {
-    let mut empty = Archive { backups: Vec::new(), ..archive() };
+    let mut empty = Archive {
+        backups: Vec::new(),
+        ..archive()
+    };
     assert_eq!(answer(&request(Target::End), &empty, &NoMaps), Err(Kind::NotFound));
     empty.incomplete = true;
     assert_eq!(answer(&request(Target::End), &empty, &NoMaps), Err(Kind::Transient));
@@ -325,16 +442,25 @@ fn a_newer_backup_on_another_branch_is_mentioned() {
 
 #[test]
 fn the_wal_that_is_needed_follows_the_history() {
-    let choice = decided(&Request { backup: Some(label('a')), ..request(Target::End) });
+    let choice = decided(&Request {
+        backup: Some(label('a')),
+        ..request(Target::End)
+    });
     let names: Vec<String> = choice.wal.iter().map(|one| stretch_names(one, SIZE)).collect();
-    assert_eq!(names, [
-        "000000010000000000000002 to 000000010000000000000004",
-        "000000020000000000000005 to 00000002000000000000000A",
-        "00000003000000000000000B to 000000030000000000000012",
-    ]);
+    assert_eq!(
+        names,
+        [
+            "000000010000000000000002 to 000000010000000000000004",
+            "000000020000000000000005 to 00000002000000000000000A",
+            "00000003000000000000000B to 000000030000000000000012",
+        ]
+    );
     assert_eq!(wal_bytes(&choice.wal, SIZE), 17 * SIZE.bytes());
     assert!(choice.newest && choice.to_end);
-    let older = decided(&Request { timeline: Timeline::Number(TimelineId(2)), ..request(Target::End) });
+    let older = decided(&Request {
+        timeline: Timeline::Number(TimelineId(2)),
+        ..request(Target::End)
+    });
     assert!(!older.newest);
 }
 
@@ -342,9 +468,12 @@ fn the_wal_that_is_needed_follows_the_history() {
 fn windows_span_backups_whose_wal_is_joined() {
     let found = windows(&archive());
     let short: Vec<(u32, UtcTime, UtcTime)> = found.iter().map(|one| (one.timeline.0, one.from, one.to)).collect();
-    assert_eq!(short, [
-        (1, moment("02:00"), moment("08:00")),
-        (2, moment("13:00"), moment("13:00")),
-        (3, moment("16:00"), moment("16:00")),
-    ]);
+    assert_eq!(
+        short,
+        [
+            (1, moment("02:00"), moment("08:00")),
+            (2, moment("13:00"), moment("13:00")),
+            (3, moment("16:00"), moment("16:00")),
+        ]
+    );
 }

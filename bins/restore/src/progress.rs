@@ -26,13 +26,17 @@ pub fn showing<T>(total: u64, on_terminal: bool, done: &AtomicU64, work: impl Fn
 fn show(total: u64, on_terminal: bool, done: &AtomicU64, over: &(Mutex<()>, Condvar, AtomicBool)) {
     let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = on_terminal
-        .then(|| ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style));
+    let bar =
+        on_terminal.then(|| ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style));
     let began = Instant::now();
     let mut next_line = began + LINE_EVERY;
     let mut guard = over.0.lock().unwrap_or_else(PoisonError::into_inner);
     while !over.2.load(Ordering::Relaxed) {
-        guard = over.1.wait_timeout(guard, BAR_EVERY).unwrap_or_else(PoisonError::into_inner).0;
+        guard = over
+            .1
+            .wait_timeout(guard, BAR_EVERY)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
         let bytes = done.load(Ordering::Relaxed);
         if let Some(bar) = &bar {
             bar.set_position(bytes);
@@ -52,7 +56,10 @@ fn line(bytes: u64, total: u64, elapsed: Duration) -> String {
     let rate = bytes as f64 / elapsed.as_secs_f64().max(0.001);
     let left = Duration::from_secs((total.saturating_sub(bytes) as f64 / rate.max(1.0)) as u64);
     let (bytes, total, rate) = (ByteSize(bytes), ByteSize(total), ByteSize(rate as u64));
-    format!("restored {bytes} of {total} ({percent:.0} %), {rate}/s, about {} left", display_duration(left))
+    format!(
+        "restored {bytes} of {total} ({percent:.0} %), {rate}/s, about {} left",
+        display_duration(left)
+    )
 }
 
 #[cfg(test)]

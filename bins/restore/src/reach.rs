@@ -109,7 +109,10 @@ impl Wal {
     /// Without `to`, `missing` tells of WAL of the history behind a gap, or of a branch that would be taken instead;
     /// that the WAL simply ends is not missing.
     pub fn walk(&self, history: &TimelineHistory, from: Lsn, to: Option<Lsn>, size: SegmentSize) -> Walk {
-        let mut walk = Walk { there: Vec::new(), missing: None };
+        let mut walk = Walk {
+            there: Vec::new(),
+            missing: None,
+        };
         let mut number = SegmentNumber::containing(from, size);
         let last = to.map(|to| SegmentNumber::containing(to, size));
         while last.is_none_or(|last| number <= last) {
@@ -123,7 +126,11 @@ impl Wal {
             };
             match walk.there.last_mut() {
                 Some(stretch) if stretch.timeline == timeline => stretch.last = number,
-                _ => walk.there.push(Stretch { timeline, first: number, last: number }),
+                _ => walk.there.push(Stretch {
+                    timeline,
+                    first: number,
+                    last: number,
+                }),
             }
             if number.0 == u64::MAX {
                 break;
@@ -142,7 +149,10 @@ impl Wal {
         size: SegmentSize,
     ) -> Option<TimelineId> {
         let candidates = history.candidates(number, size);
-        candidates.into_iter().filter(|id| *id >= needed).find(|id| self.range(*id, number).is_some())
+        candidates
+            .into_iter()
+            .filter(|id| *id >= needed)
+            .find(|id| self.range(*id, number).is_some())
     }
 
     fn missing(
@@ -159,9 +169,15 @@ impl Wal {
         let branch = older.into_iter().find(|id| self.range(*id, number).is_some());
         // What follows on the history: segments of a timeline up to the one in which it was left.
         let belongs = |id: TimelineId, found: SegmentNumber| {
-            history.switch_point(id).is_none_or(|left| found <= SegmentNumber::containing(left, size))
+            history
+                .switch_point(id)
+                .is_none_or(|left| found <= SegmentNumber::containing(left, size))
         };
-        let timelines = history.ancestors().iter().map(|ancestor| ancestor.timeline).chain([history.timeline()]);
+        let timelines = history
+            .ancestors()
+            .iter()
+            .map(|ancestor| ancestor.timeline)
+            .chain([history.timeline()]);
         let after = timelines
             .filter(|id| *id >= needed)
             .filter_map(|id| self.first_from(id, number).filter(|found| belongs(id, *found)))
@@ -170,7 +186,12 @@ impl Wal {
             return None;
         }
         let until = after.map(|after| SegmentNumber(after.0.saturating_sub(1)));
-        Some(Missing { timeline: needed, number, until, branch })
+        Some(Missing {
+            timeline: needed,
+            number,
+            until,
+            branch,
+        })
     }
 }
 
@@ -188,7 +209,10 @@ mod tests {
             first: SegmentNumber(*first),
             last: SegmentNumber(*last),
         };
-        Wal::union(&[WalList { ranges: ranges.iter().map(one).collect(), ..WalList::default() }])
+        Wal::union(&[WalList {
+            ranges: ranges.iter().map(one).collect(),
+            ..WalList::default()
+        }])
     }
 
     fn at(segment: u64, offset: u64) -> Lsn {
@@ -201,16 +225,26 @@ mod tests {
     }
 
     fn stretches(walk: &Walk) -> Vec<(u32, u64, u64)> {
-        walk.there.iter().map(|one| (one.timeline.0, one.first.0, one.last.0)).collect()
+        walk.there
+            .iter()
+            .map(|one| (one.timeline.0, one.first.0, one.last.0))
+            .collect()
     }
 
     #[test]
     fn what_two_repositories_hold_is_joined() {
         let joined = wal(&[(1, 4, 6), (1, 1, 3), (1, 5, 9), (1, 11, 12), (1, 11, 11)]);
-        assert_eq!(joined, Wal([(TimelineId(1), vec![
-            (SegmentNumber(1), SegmentNumber(9)),
-            (SegmentNumber(11), SegmentNumber(12)),
-        ])].into()));
+        assert_eq!(
+            joined,
+            Wal([(
+                TimelineId(1),
+                vec![
+                    (SegmentNumber(1), SegmentNumber(9)),
+                    (SegmentNumber(11), SegmentNumber(12)),
+                ]
+            )]
+            .into())
+        );
     }
 
     #[test]
@@ -225,7 +259,10 @@ mod tests {
         let walk = wal(&[(1, 2, 4), (1, 8, 9)]).walk(&TimelineHistory::root(TimelineId(1)), at(3, 0), None, SIZE);
         let missing = walk.missing.unwrap();
         assert_eq!((missing.number.0, missing.until), (5, Some(SegmentNumber(7))));
-        assert_eq!(missing.names(SIZE), "000000010000000000000005 to 000000010000000000000007");
+        assert_eq!(
+            missing.names(SIZE),
+            "000000010000000000000005 to 000000010000000000000007"
+        );
     }
 
     #[test]
@@ -258,7 +295,10 @@ mod tests {
         // Timeline 1 went on after 2 had left it, and nothing of 2 has been archived yet.
         let walk = wal(&[(1, 2, 9)]).walk(&second(), at(3, 0), None, SIZE);
         let missing = walk.missing.unwrap();
-        assert_eq!((missing.timeline.0, missing.number.0, missing.branch), (2, 5, Some(TimelineId(1))));
+        assert_eq!(
+            (missing.timeline.0, missing.number.0, missing.branch),
+            (2, 5, Some(TimelineId(1)))
+        );
     }
 
     #[test]
@@ -272,7 +312,10 @@ mod tests {
     fn a_missing_first_segment_of_a_timeline_is_a_gap() {
         let walk = wal(&[(1, 2, 4), (2, 6, 8)]).walk(&second(), at(3, 0), None, SIZE);
         let missing = walk.missing.unwrap();
-        assert_eq!((missing.timeline.0, missing.number.0, missing.until), (2, 5, Some(SegmentNumber(5))));
+        assert_eq!(
+            (missing.timeline.0, missing.number.0, missing.until),
+            (2, 5, Some(SegmentNumber(5)))
+        );
     }
 
     #[test]

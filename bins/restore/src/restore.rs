@@ -35,7 +35,11 @@ use crate::target::{Request, Target};
 /// What the list of pieces may take in memory, in bytes; the rest waits on disk.
 const SORT_BYTES: usize = 16 << 20;
 /// What nobody but this restore needs: left out of PostgreSQL's manifest, and ignored by pg_verifybackup.
-const CHANGED: [&[u8]; 3] = [b"data/postgresql.auto.conf", b"data/recovery.signal", b"data/standby.signal"];
+const CHANGED: [&[u8]; 3] = [
+    b"data/postgresql.auto.conf",
+    b"data/recovery.signal",
+    b"data/standby.signal",
+];
 
 /// All that was asked for.
 pub struct Order {
@@ -88,9 +92,26 @@ pub fn prepare<'a>(order: &Order, repositories: &'a [Repository], maps: &dyn Map
     let layout = Layout::new(&order.places, &choice.backup.tablespaces)?;
     let (repositories, info, totals) = read_manifest(&survey, &choice, &layout)?;
     let restore_command = order.fetcher.command()?;
-    let plan = describe(order, &survey, &choice, &layout, &repositories, &info, &totals, &restore_command)?;
+    let plan = describe(
+        order,
+        &survey,
+        &choice,
+        &layout,
+        &repositories,
+        &info,
+        &totals,
+        &restore_command,
+    )?;
     let labels = totals.labels.into_iter().collect();
-    Ok(Prepared { plan, choice, layout, repositories, info, labels, restore_command })
+    Ok(Prepared {
+        plan,
+        choice,
+        layout,
+        repositories,
+        info,
+        labels,
+        restore_command,
+    })
 }
 
 /// What the manifest adds up to.
@@ -120,7 +141,12 @@ fn read_manifest<'a>(
                 order.extend(holders.iter().skip(at + 1));
                 order.extend(holders.iter().take(at));
                 let known: BTreeSet<&str> = holders.iter().map(|holder| holder.name.as_str()).collect();
-                order.extend(survey.answered.iter().filter(|other| !known.contains(other.name.as_str())));
+                order.extend(
+                    survey
+                        .answered
+                        .iter()
+                        .filter(|other| !known.contains(other.name.as_str())),
+                );
                 return Ok((order, info, totals));
             }
             Err(error) => {
@@ -134,7 +160,10 @@ fn read_manifest<'a>(
         }
     }
     Err(first.unwrap_or_else(|| {
-        Error::new(Kind::NotFound, format!("no repository that answers completely holds backup {label}"))
+        Error::new(
+            Kind::NotFound,
+            format!("no repository that answers completely holds backup {label}"),
+        )
     }))
 }
 
@@ -152,7 +181,9 @@ fn add_up(repository: &Repository, info: &BackupInfo, layout: &Layout) -> Result
                     let sum = totals.by_root.entry(root.to_path_buf()).or_default();
                     *sum = sum.saturating_add(file.size);
                 }
-                totals.labels.extend(file.ranges.iter().map(|range| range.label.unwrap_or(info.label)));
+                totals
+                    .labels
+                    .extend(file.ranges.iter().map(|range| range.label.unwrap_or(info.label)));
             }
             Spot::Skip if entry.path.starts_with(b"extra/") => {
                 totals.left_out = totals.left_out.saturating_add(file.size);
@@ -167,10 +198,16 @@ fn add_up(repository: &Repository, info: &BackupInfo, layout: &Layout) -> Result
 
 fn unfit(entry: &Entry, what: &str) -> Error {
     let path = String::from_utf8_lossy(&entry.path);
-    Error::new(Kind::Refused, format!("the manifest has \"{path}\" as something else than {what}"))
+    Error::new(
+        Kind::Refused,
+        format!("the manifest has \"{path}\" as something else than {what}"),
+    )
 }
 
-#[allow(clippy::too_many_arguments, reason = "puts what was decided into one form, called once")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "puts what was decided into one form, called once"
+)]
 fn describe(
     order: &Order,
     survey: &Survey<'_>,
@@ -182,16 +219,33 @@ fn describe(
     restore_command: &str,
 ) -> Result<Plan> {
     let size = survey.archive.segment_size;
-    let needs: Vec<(PathBuf, u64)> = totals.by_root.iter().map(|(path, bytes)| (path.clone(), *bytes)).collect();
+    let needs: Vec<(PathBuf, u64)> = totals
+        .by_root
+        .iter()
+        .map(|(path, bytes)| (path.clone(), *bytes))
+        .collect();
     let space = |volume: place::Volume| Space {
         path: volume.path.display().to_string(),
         needed_bytes: volume.needed,
         free_bytes: volume.free,
     };
-    let holders: BTreeSet<&str> = survey.holders.get(&info.label).into_iter().flatten().map(|one| one.name.as_str()).collect();
-    let names = repositories.iter().map(|one| one.name.clone()).filter(|name| holders.contains(name.as_str()));
+    let holders: BTreeSet<&str> = survey
+        .holders
+        .get(&info.label)
+        .into_iter()
+        .flatten()
+        .map(|one| one.name.as_str())
+        .collect();
+    let names = repositories
+        .iter()
+        .map(|one| one.name.clone())
+        .filter(|name| holders.contains(name.as_str()));
     let alone = totals.labels.iter().all(|label| *label == info.label) && totals.left_out == 0;
-    let bundles = info.objects.iter().filter(|object| object.key.contains(".tar.zst")).map(|object| object.size);
+    let bundles = info
+        .objects
+        .iter()
+        .filter(|object| object.key.contains(".tar.zst"))
+        .map(|object| object.size);
     let request = &order.request;
     Ok(Plan {
         schema: 1,
@@ -207,18 +261,33 @@ fn describe(
             server_version: info.server_version.clone(),
         },
         repositories: names.collect(),
-        silent: survey.silent.iter().map(|one| Unheard { name: one.name.clone(), why: one.why.clone() }).collect(),
+        silent: survey
+            .silent
+            .iter()
+            .map(|one| Unheard {
+                name: one.name.clone(),
+                why: one.why.clone(),
+            })
+            .collect(),
         target: request.target.to_string(),
         target_time: match &request.target {
             Target::Time { time, .. } => Some(*time),
             _ => None,
         },
         exclusive: request.exclusive,
-        action: if request.standby { "standby".to_owned() } else { choice.action.to_string() },
+        action: if request.standby {
+            "standby".to_owned()
+        } else {
+            choice.action.to_string()
+        },
         action_by_default: request.action.is_none() && choice.target != Target::End,
         timeline: choice.timeline.0,
         wal: PlannedWal {
-            stretches: choice.wal.iter().map(|stretch| plan::stretch_names(stretch, size)).collect(),
+            stretches: choice
+                .wal
+                .iter()
+                .map(|stretch| plan::stretch_names(stretch, size))
+                .collect(),
             bytes: plan::wal_bytes(&choice.wal, size),
             segment_bytes: size,
             to_end: choice.to_end,
@@ -231,7 +300,10 @@ fn describe(
             .roots()
             .into_iter()
             .skip(1)
-            .map(|(what, path)| Place { what, path: path.display().to_string() })
+            .map(|(what, path)| Place {
+                what,
+                path: path.display().to_string(),
+            })
             .collect(),
         space: place::volumes(&needs)?.into_iter().map(space).collect(),
         archiving: order.archiving,
@@ -286,7 +358,10 @@ impl Prepared<'_> {
                 let error = error.context(format!("make {what}"));
                 let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
                 let user = user.map_or_else(|| "this user".to_owned(), |user| user.name);
-                error.hint(format!("{user} must be able to write there: install -d -o {user} -m 700 {}", path.display()))
+                error.hint(format!(
+                    "{user} must be able to write there: install -d -o {user} -m 700 {}",
+                    path.display()
+                ))
             })?;
         }
         let text = format!(
@@ -295,7 +370,9 @@ impl Prepared<'_> {
             self.info.label
         );
         durable::write_new(&self.layout.data.join(MARKER), text.as_bytes(), 0o600).map_err(|error| match error.kind() {
-            Kind::AlreadyExists => error.with_kind(Kind::Busy).hint("another restore into this directory has just begun"),
+            Kind::AlreadyExists => error
+                .with_kind(Kind::Busy)
+                .hint("another restore into this directory has just begun"),
             _ => error,
         })
     }
@@ -304,7 +381,9 @@ impl Prepared<'_> {
     fn make_directories(&self) -> Result<Sorted> {
         let mut sorter = Sorter::new(SORT_BYTES, &self.layout.data);
         self.each_entry(|entry| {
-            let Spot::At(path) = self.layout.spot(&entry.path)? else { return Ok(()) };
+            let Spot::At(path) = self.layout.spot(&entry.path)? else {
+                return Ok(());
+            };
             match &entry.node {
                 Node::Directory => make_directory(&path),
                 Node::Link(_) => Ok(()),
@@ -320,7 +399,10 @@ impl Prepared<'_> {
                         let label = range.label.unwrap_or(self.info.label);
                         let number = self.labels.iter().position(|known| *known == label);
                         let number = number.and_then(|number| u32::try_from(number).ok()).ok_or_else(|| {
-                            Error::new(Kind::Corrupt, format!("the manifest changed: it names {label} only now"))
+                            Error::new(
+                                Kind::Corrupt,
+                                format!("the manifest changed: it names {label} only now"),
+                            )
                         })?;
                         let piece = Piece::new(&entry.path, number, range);
                         sorter.push(&piece.key(), &piece.value())?;
@@ -382,7 +464,11 @@ impl Prepared<'_> {
             std::fs::set_permissions(path, Permissions::from_mode(*mode))
                 .context(|| format!("set the mode of {}", path.display()))?;
         }
-        let range = WalRange { timeline: self.info.timeline(), start: self.info.start_lsn, end: self.info.stop_lsn };
+        let range = WalRange {
+            timeline: self.info.timeline(),
+            start: self.info.start_lsn,
+            end: self.info.stop_lsn,
+        };
         let mut out = manifest.finish(&[range])?;
         out.flush().context(|| format!("write {}", path.display()))
     }
@@ -392,7 +478,10 @@ impl Prepared<'_> {
         let data = &self.layout.data;
         let (temporary, control) = (data.join(CONTROL_TEMPORARY), data.join(CONTROL));
         if !temporary.is_file() {
-            return Err(Error::new(Kind::Corrupt, format!("backup {} holds no pg_control", self.info.label)));
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("backup {} holds no pg_control", self.info.label),
+            ));
         }
         for (_, path) in self.layout.roots() {
             durable::sync_tree_fs(path)?;
@@ -411,7 +500,11 @@ fn bytes_path(bytes: &[u8]) -> &std::ffi::OsStr {
 fn system_time(time: UtcTime) -> SystemTime {
     let micros = time.unix_micros();
     let span = Duration::from_micros(micros.unsigned_abs());
-    if micros < 0 { SystemTime::UNIX_EPOCH - span } else { SystemTime::UNIX_EPOCH + span }
+    if micros < 0 {
+        SystemTime::UNIX_EPOCH - span
+    } else {
+        SystemTime::UNIX_EPOCH + span
+    }
 }
 
 fn make_directory(path: &Path) -> Result<()> {
@@ -439,17 +532,24 @@ fn create_file(path: &Path) -> Result<()> {
 fn finish_file(path: &Path, entry: &Entry, size: u64) -> Result<()> {
     let open = || {
         let mut options = OpenOptions::new();
-        options.read(true).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).open(path)
+        options
+            .read(true)
+            .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+            .open(path)
     };
     let doing = || format!("finish {}", path.display());
     let file: File = open().context(doing)?;
     let found = file.metadata().context(doing)?.len();
     if found != size {
-        return Err(Error::new(Kind::Corrupt, format!("{} has {found} bytes, and the manifest says {size}", path.display())));
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!("{} has {found} bytes, and the manifest says {size}", path.display()),
+        ));
     }
     file.set_modified(system_time(entry.mtime)).context(doing)?;
     if entry.mode != 0o600 {
-        file.set_permissions(Permissions::from_mode(entry.mode)).context(doing)?;
+        file.set_permissions(Permissions::from_mode(entry.mode))
+            .context(doing)?;
     }
     Ok(())
 }
@@ -462,7 +562,11 @@ fn make_link(path: &Path, target: &Path) -> Result<()> {
 /// One line about what was done.
 pub fn summary(plan: &Plan, took: Duration) -> String {
     let rate = ByteSize((plan.size_bytes as f64 / took.as_secs_f64().max(0.001)) as u64);
-    let signal = if plan.action == "standby" { recovery::STANDBY_SIGNAL } else { recovery::RECOVERY_SIGNAL };
+    let signal = if plan.action == "standby" {
+        recovery::STANDBY_SIGNAL
+    } else {
+        recovery::RECOVERY_SIGNAL
+    };
     format!(
         "restored {} files, {}, into {} in {:.1} s ({rate}/s); starting the server begins recovery ({signal} is there)",
         plan.files,

@@ -29,8 +29,12 @@ pub struct Fetcher {
 impl Fetcher {
     /// The archive-get that belongs to this program: beside it, else where the packages put it.
     pub fn find(own_executable: Option<&Path>) -> PathBuf {
-        let beside = own_executable.and_then(Path::parent).map(|directory| directory.join("pgkeep-archive-get"));
-        beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("/usr/bin/pgkeep-archive-get"))
+        let beside = own_executable
+            .and_then(Path::parent)
+            .map(|directory| directory.join("pgkeep-archive-get"));
+        beside
+            .filter(|path| path.is_file())
+            .unwrap_or_else(|| PathBuf::from("/usr/bin/pgkeep-archive-get"))
     }
 
     /// The restore_command: a line for the shell in which PostgreSQL replaces `%f` and `%p`.
@@ -49,7 +53,13 @@ impl Fetcher {
 
 fn word(path: &Path) -> Result<String> {
     let text = path.to_str().ok_or_else(|| {
-        Error::new(Kind::Config, format!("the path \"{}\" is not UTF-8 and cannot stand in restore_command", path.display()))
+        Error::new(
+            Kind::Config,
+            format!(
+                "the path \"{}\" is not UTF-8 and cannot stand in restore_command",
+                path.display()
+            ),
+        )
     })?;
     Ok(quote(text))
 }
@@ -58,7 +68,11 @@ fn word(path: &Path) -> Result<String> {
 fn quote(text: &str) -> String {
     let text = text.replace('%', "%%");
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:,@%".contains(&byte);
-    if !text.is_empty() && text.bytes().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    if !text.is_empty() && text.bytes().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 /// The settings of a choice.
@@ -75,11 +89,19 @@ pub fn recovery(
         restore_command,
         target: choice.target.for_recovery(),
         exclusive: request.exclusive,
-        timeline: if follow { TargetTimeline::Latest } else { TargetTimeline::Id(choice.timeline) },
+        timeline: if follow {
+            TargetTimeline::Latest
+        } else {
+            TargetTimeline::Id(choice.timeline)
+        },
         action: choice.action.for_recovery(),
         standby: request.standby,
         primary_conninfo,
-        others: if archiving { Vec::new() } else { vec![("archive_mode".to_owned(), "off".to_owned())] },
+        others: if archiving {
+            Vec::new()
+        } else {
+            vec![("archive_mode".to_owned(), "off".to_owned())]
+        },
     }
 }
 
@@ -94,7 +116,10 @@ pub fn write(data: &Path, settings: &RecoverySettings) -> Result<()> {
             std::fs::read(&path).context(|| format!("read {}", path.display()))?
         }
         Ok(_) => {
-            return Err(Error::new(Kind::Refused, format!("{} is not a file of settings", path.display())));
+            return Err(Error::new(
+                Kind::Refused,
+                format!("{} is not a file of settings", path.display()),
+            ));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(Error::io(error, format!("look at {}", path.display()))),
@@ -128,8 +153,15 @@ mod tests {
     #[test]
     fn plain_words_stay_plain_and_odd_ones_are_quoted() {
         let plain = fetcher().command().unwrap();
-        assert_eq!(plain, "/usr/bin/pgkeep-archive-get --config /etc/pgkeep/pgkeep.toml --cluster main %f \"%p\"");
-        let odd = Fetcher { config: "/srv/it's 100%/c.toml".into(), repositories: vec!["nas".into()], ..fetcher() };
+        assert_eq!(
+            plain,
+            "/usr/bin/pgkeep-archive-get --config /etc/pgkeep/pgkeep.toml --cluster main %f \"%p\""
+        );
+        let odd = Fetcher {
+            config: "/srv/it's 100%/c.toml".into(),
+            repositories: vec!["nas".into()],
+            ..fetcher()
+        };
         assert_eq!(
             odd.command().unwrap(),
             "/usr/bin/pgkeep-archive-get --config '/srv/it'\\''s 100%%/c.toml' --cluster main --repository nas %f \"%p\""
@@ -139,7 +171,11 @@ mod tests {
     #[test]
     fn a_shell_reads_back_what_was_quoted() {
         for text in ["a b", "it's", "$HOME `id` \"x\" \\ ;&|", "", "*"] {
-            let output = std::process::Command::new("sh").arg("-c").arg(format!("printf %s {}", quote(text))).output().unwrap();
+            let output = std::process::Command::new("sh")
+                .arg("-c")
+                .arg(format!("printf %s {}", quote(text)))
+                .output()
+                .unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
         }
     }
@@ -148,12 +184,33 @@ mod tests {
     fn the_signal_file_of_the_backup_gives_way_to_the_right_one() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(STANDBY_SIGNAL), "").unwrap();
-        std::fs::write(dir.path().join(recovery::AUTO_CONF), "work_mem = '4MB'\nrestore_command = 'old'\n").unwrap();
-        write(dir.path(), &RecoverySettings { restore_command: "new".into(), ..RecoverySettings::default() }).unwrap();
+        std::fs::write(
+            dir.path().join(recovery::AUTO_CONF),
+            "work_mem = '4MB'\nrestore_command = 'old'\n",
+        )
+        .unwrap();
+        write(
+            dir.path(),
+            &RecoverySettings {
+                restore_command: "new".into(),
+                ..RecoverySettings::default()
+            },
+        )
+        .unwrap();
         assert!(dir.path().join(RECOVERY_SIGNAL).exists() && !dir.path().join(STANDBY_SIGNAL).exists());
         let text = std::fs::read_to_string(dir.path().join(recovery::AUTO_CONF)).unwrap();
-        assert!(text.starts_with("work_mem = '4MB'\n") && text.contains("'new'") && !text.contains("'old'"), "{text}");
-        write(dir.path(), &RecoverySettings { standby: true, ..RecoverySettings::default() }).unwrap();
+        assert!(
+            text.starts_with("work_mem = '4MB'\n") && text.contains("'new'") && !text.contains("'old'"),
+            "{text}"
+        );
+        write(
+            dir.path(),
+            &RecoverySettings {
+                standby: true,
+                ..RecoverySettings::default()
+            },
+        )
+        .unwrap();
         assert!(!dir.path().join(RECOVERY_SIGNAL).exists() && dir.path().join(STANDBY_SIGNAL).exists());
     }
 
@@ -161,6 +218,9 @@ mod tests {
     fn settings_that_lead_elsewhere_are_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join(recovery::AUTO_CONF)).unwrap();
-        assert_eq!(write(dir.path(), &RecoverySettings::default()).unwrap_err().kind(), Kind::Refused);
+        assert_eq!(
+            write(dir.path(), &RecoverySettings::default()).unwrap_err().kind(),
+            Kind::Refused
+        );
     }
 }

@@ -141,29 +141,57 @@ pub fn text(plan: &Plan) -> String {
     row("then", action(plan));
     row("timeline", plan.timeline.to_string());
     let wal = &plan.wal;
-    let more = if wal.to_end { ", and what is archived until then" } else { "" };
+    let more = if wal.to_end {
+        ", and what is archived until then"
+    } else {
+        ""
+    };
     row(
         "WAL",
-        format!("{} segments, {}, all present{more}", wal.bytes / u64::from(wal.segment_bytes), ByteSize(wal.bytes)),
+        format!(
+            "{} segments, {}, all present{more}",
+            wal.bytes / u64::from(wal.segment_bytes),
+            ByteSize(wal.bytes)
+        ),
     );
     wal.stretches.iter().for_each(|stretch| row("", stretch.clone()));
-    let fetch = plan.fetch_bytes.map(|bytes| format!(", {} to fetch", ByteSize(bytes))).unwrap_or_default();
+    let fetch = plan
+        .fetch_bytes
+        .map(|bytes| format!(", {} to fetch", ByteSize(bytes)))
+        .unwrap_or_default();
     row("files", format!("{}, {}{fetch}", plan.files, ByteSize(plan.size_bytes)));
-    plan.places.iter().for_each(|place| row("place", format!("{} in {}", place.what, place.path)));
+    plan.places
+        .iter()
+        .for_each(|place| row("place", format!("{} in {}", place.what, place.path)));
     if plan.extra_left_out_bytes > 0 {
         let size = ByteSize(plan.extra_left_out_bytes);
         row("left out", format!("extra files, {size}; --extra-to DIR restores them"));
     }
     for space in &plan.space {
-        let short = if space.free_bytes < space.needed_bytes { "; THAT IS TOO LITTLE" } else { "" };
+        let short = if space.free_bytes < space.needed_bytes {
+            "; THAT IS TOO LITTLE"
+        } else {
+            ""
+        };
         let (needed, free) = (ByteSize(space.needed_bytes), ByteSize(space.free_bytes));
         row("space", format!("{}: {needed} needed, {free} free{short}", space.path));
     }
-    row("archiving", if plan.archiving { "as configured in the backup" } else { "off" }.to_owned());
+    row(
+        "archiving",
+        if plan.archiving {
+            "as configured in the backup"
+        } else {
+            "off"
+        }
+        .to_owned(),
+    );
     plan.silent.iter().for_each(|silent| {
         row(
             "warning",
-            format!("repository {} did not answer and may hold newer backups and WAL: {}", silent.name, silent.why),
+            format!(
+                "repository {} did not answer and may hold newer backups and WAL: {}",
+                silent.name, silent.why
+            ),
         );
     });
     plan.notes.iter().for_each(|note| row("note", note.clone()));
@@ -176,7 +204,11 @@ fn target(plan: &Plan) -> String {
 }
 
 fn action(plan: &Plan) -> String {
-    let default = if plan.action_by_default { " (the default for a target)" } else { "" };
+    let default = if plan.action_by_default {
+        " (the default for a target)"
+    } else {
+        ""
+    };
     match plan.action.as_str() {
         "pause" => format!("pause{default}: the server answers queries; pg_wal_replay_resume() promotes it"),
         "shutdown" => "shut down".to_owned(),
@@ -205,7 +237,10 @@ mod tests {
                 server_version: "15.18".into(),
             },
             repositories: vec!["local".into(), "offsite".into()],
-            silent: vec![Unheard { name: "nas".into(), why: "timed out".into() }],
+            silent: vec![Unheard {
+                name: "nas".into(),
+                why: "timed out".into(),
+            }],
             target: "time 2026-11-20T12:30:00+01:00 (2026-11-20T11:30:00Z)".into(),
             target_time: Some(UtcTime::parse_compact("20261120T113000Z").unwrap()),
             exclusive: true,
@@ -222,8 +257,15 @@ mod tests {
             size_bytes: 22 << 20,
             fetch_bytes: Some(3 << 20),
             extra_left_out_bytes: 5000,
-            places: vec![Place { what: "tablespace 16400".into(), path: "/srv/ts".into() }],
-            space: vec![Space { path: "/srv/pg".into(), needed_bytes: 10, free_bytes: 9 }],
+            places: vec![Place {
+                what: "tablespace 16400".into(),
+                path: "/srv/ts".into(),
+            }],
+            space: vec![Space {
+                path: "/srv/pg".into(),
+                needed_bytes: 10,
+                free_bytes: 9,
+            }],
             archiving: false,
             restore_command: "x".into(),
             notes: vec!["mind the step".into()],

@@ -28,9 +28,7 @@ pub struct Silent {
 
 /// What was found.
 pub struct Survey<'a> {
-    /// The system whose backups are considered; nothing if there is no backup.
-    pub system: Option<SystemId>,
-    /// What the repositories hold of it together.
+    /// What the repositories hold together of one system, the one whose backup is asked for.
     pub archive: Archive,
     /// Which of them hold a backup, in the order of the configuration.
     pub holders: BTreeMap<Label, Vec<&'a Repository>>,
@@ -65,8 +63,11 @@ pub fn survey<'a>(repositories: &'a [Repository], cache: &Path, request: &Reques
         }
     }
     let identifier = system.to_string();
-    let own = backups.into_values().filter(|backup| backup.system_identifier == identifier).collect();
-    silent.finish(repositories.len(), Some((system, segment_size)), own, holders, answered)
+    let own = backups
+        .into_values()
+        .filter(|backup| backup.system_identifier == identifier)
+        .collect();
+    silent.finish(repositories.len(), Some(segment_size), own, holders, answered)
 }
 
 type Found = (WalList, BTreeMap<common::postgres::TimelineId, TimelineHistory>);
@@ -85,14 +86,18 @@ impl Silence {
             None => chain(&error),
         };
         let temporary = error.kind() == Kind::Transient;
-        self.silent.push(Silent { name: repository.name.clone(), why, temporary });
+        self.silent.push(Silent {
+            name: repository.name.clone(),
+            why,
+            temporary,
+        });
         self.first.get_or_insert(error);
     }
 
     fn finish<'a>(
         self,
         repositories: usize,
-        system: Option<(SystemId, SegmentSize)>,
+        segment_size: Option<SegmentSize>,
         backups: Vec<BackupInfo>,
         holders: Holders<'a>,
         found: Vec<(&'a Repository, Found)>,
@@ -110,7 +115,7 @@ impl Silence {
             backups,
             wal: Wal::union(found.iter().map(|(_, (list, _))| list)),
             histories,
-            segment_size: system.map_or(SegmentSize::DEFAULT, |(_, size)| size),
+            segment_size: segment_size.unwrap_or(SegmentSize::DEFAULT),
             incomplete: self.silent.iter().any(|silent| silent.temporary),
         };
         let answered: Vec<&Repository> = found.into_iter().map(|(repository, _)| repository).collect();
@@ -120,7 +125,12 @@ impl Silence {
             (label, holders)
         };
         let holders = holders.into_iter().map(heard).collect();
-        Ok(Survey { system: system.map(|(system, _)| system), archive, holders, answered, silent: self.silent })
+        Ok(Survey {
+            archive,
+            holders,
+            answered,
+            silent: self.silent,
+        })
     }
 }
 
@@ -129,7 +139,10 @@ fn merge<'a>(catalogs: &[(&'a Repository, Catalog)]) -> (BTreeMap<Label, BackupI
     let mut holders: Holders<'a> = BTreeMap::new();
     for (repository, catalog) in catalogs {
         for (label, why) in &catalog.unreadable {
-            log::warn!("repository \"{}\": backup {label} cannot be used: {why}", repository.name);
+            log::warn!(
+                "repository \"{}\": backup {label} cannot be used: {why}",
+                repository.name
+            );
         }
         for backup in &catalog.backups {
             backups.entry(backup.label).or_insert_with(|| backup.clone());
@@ -150,17 +163,28 @@ fn choose_system(backups: &BTreeMap<Label, BackupInfo>, request: &Request) -> Re
         _ => None,
     };
     let named = request.backup.and_then(|label| backups.get(&label));
-    let chosen = named.or_else(|| until(time)).or_else(|| until(None)).or_else(|| backups.values().next_back());
-    chosen.map(|backup| Ok((backup.system()?, backup.wal_segment_size()?))).transpose()
+    let chosen = named
+        .or_else(|| until(time))
+        .or_else(|| until(None))
+        .or_else(|| backups.values().next_back());
+    chosen
+        .map(|backup| Ok((backup.system()?, backup.wal_segment_size()?)))
+        .transpose()
 }
 
 fn read_wal(repository: &Repository, system: SystemId, size: SegmentSize) -> Result<Found> {
     if repository.identity()?.encrypted && !repository.opening.has_identity() {
         return Err(Error::new(
             Kind::Config,
-            format!("repository \"{}\" is encrypted, and no identity is configured for it", repository.name),
+            format!(
+                "repository \"{}\" is encrypted, and no identity is configured for it",
+                repository.name
+            ),
         )
-        .hint(format!("set identity_file in encryption of [repository.{}] to the file with the secret key", repository.name)));
+        .hint(format!(
+            "set identity_file in encryption of [repository.{}] to the file with the secret key",
+            repository.name
+        )));
     }
     let list = wal::list(repository, system, size)?;
     let mut histories = BTreeMap::new();

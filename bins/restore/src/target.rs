@@ -91,7 +91,10 @@ pub struct Wanted<'a> {
 /// # Errors
 /// `Config` if it is not understood, or more than one is given.
 pub fn parse(wanted: &Wanted<'_>, now: UtcTime) -> Result<Target> {
-    let given = [wanted.time, wanted.lsn, wanted.xid, wanted.name].iter().flatten().count();
+    let given = [wanted.time, wanted.lsn, wanted.xid, wanted.name]
+        .iter()
+        .flatten()
+        .count();
     if given + usize::from(wanted.immediate) > 1 {
         return Err(Error::new(Kind::Config, "more than one recovery target is given")
             .hint("recovery ends at one point: choose one of the --target flags"));
@@ -99,12 +102,23 @@ pub fn parse(wanted: &Wanted<'_>, now: UtcTime) -> Result<Target> {
     if let Some(text) = wanted.time {
         let time = parse_target(text, now)?;
         let relative = text.trim_start().starts_with("now");
-        let written = if relative { time.to_string() } else { text.trim().to_owned() };
+        let written = if relative {
+            time.to_string()
+        } else {
+            text.trim().to_owned()
+        };
         return Ok(Target::Time { time, written });
     }
     if let Some(text) = wanted.lsn {
-        let lsn: Lsn = text.trim().parse().map_err(|error: Error| error.with_kind(Kind::Config))?;
-        return if lsn.is_valid() { Ok(Target::Lsn(lsn)) } else { Err(wrong("0/0 is no position in WAL")) };
+        let lsn: Lsn = text
+            .trim()
+            .parse()
+            .map_err(|error: Error| error.with_kind(Kind::Config))?;
+        return if lsn.is_valid() {
+            Ok(Target::Lsn(lsn))
+        } else {
+            Err(wrong("0/0 is no position in WAL"))
+        };
     }
     if let Some(text) = wanted.xid {
         return parse_xid(text.trim()).map(Target::Xid);
@@ -112,7 +126,11 @@ pub fn parse(wanted: &Wanted<'_>, now: UtcTime) -> Result<Target> {
     if let Some(text) = wanted.name {
         return parse_name(text).map(Target::Name);
     }
-    Ok(if wanted.immediate { Target::Immediate } else { Target::End })
+    Ok(if wanted.immediate {
+        Target::Immediate
+    } else {
+        Target::End
+    })
 }
 
 fn wrong(why: impl Into<String>) -> Error {
@@ -121,11 +139,16 @@ fn wrong(why: impl Into<String>) -> Error {
 
 /// Transactions are known by their lower 32 bits in WAL; `pg_current_xact_id()` shows 64.
 fn parse_xid(text: &str) -> Result<u32> {
-    let number: Option<u64> = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    let number: Option<u64> = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())
+        .flatten();
     let xid = number.and_then(|number| u32::try_from(number & 0xFFFF_FFFF).ok());
     // 0 to 2 are reserved (`src/include/access/transam.h`).
     xid.filter(|xid| *xid >= 3).ok_or_else(|| {
-        wrong(format!("\"{text}\" is not a transaction's number")).hint("pg_current_xact_id() shows numbers like 734, from 3 on")
+        wrong(format!("\"{text}\" is not a transaction's number"))
+            .hint("pg_current_xact_id() shows numbers like 734, from 3 on")
     })
 }
 
@@ -162,12 +185,20 @@ impl Target {
         match self {
             Self::End => recovery::Target::EndOfWal,
             Self::Immediate => recovery::Target::Immediate,
-            Self::Time { time, .. } => recovery::Target::Time(time.to_string()),
+            Self::Time { time, .. } => recovery::Target::Time(for_postgresql(*time)),
             Self::Lsn(lsn) => recovery::Target::Lsn(*lsn),
             Self::Xid(xid) => recovery::Target::Xid(xid.to_string()),
             Self::Name(name) => recovery::Target::Name(name.clone()),
         }
     }
+}
+
+/// PostgreSQL reads this setting before it knows the names of time zones, `Z` included: the zone must be a number
+/// (`check_recovery_target_time`, 15.18: "invalid value" for a `Z`).
+fn for_postgresql(time: UtcTime) -> String {
+    let text = time.to_string();
+    let plain = text.strip_suffix('Z').unwrap_or(&text).replace('T', " ");
+    format!("{plain}+00")
 }
 
 impl fmt::Display for Target {
@@ -213,8 +244,10 @@ impl Request {
     pub fn check(&self) -> Result<()> {
         let aims = !matches!(self.target, Target::End);
         if self.exclusive && !matches!(self.target, Target::Time { .. } | Target::Lsn(_) | Target::Xid(_)) {
-            return Err(wrong("--target-exclusive needs --target-time, --target-lsn or --target-xid")
-                .hint("only of these PostgreSQL can stop just before"));
+            return Err(
+                wrong("--target-exclusive needs --target-time, --target-lsn or --target-xid")
+                    .hint("only of these PostgreSQL can stop just before"),
+            );
         }
         if self.action.is_some_and(|action| action != Action::Promote) && !aims {
             return Err(wrong("--target-action pause and shutdown need a target")
@@ -241,18 +274,37 @@ mod tests {
     }
 
     fn time(text: &str) -> Result<Target> {
-        parse(&Wanted { time: Some(text), ..Wanted::default() }, now())
+        parse(
+            &Wanted {
+                time: Some(text),
+                ..Wanted::default()
+            },
+            now(),
+        )
     }
 
     fn request(target: Target) -> Request {
-        Request { target, exclusive: false, timeline: Timeline::Latest, action: None, backup: None, standby: false }
+        Request {
+            target,
+            exclusive: false,
+            timeline: Timeline::Latest,
+            action: None,
+            backup: None,
+            standby: false,
+        }
     }
 
     #[test]
     fn a_time_keeps_its_zone_for_the_reader_and_is_absolute_for_postgresql() {
         let target = time("2026-11-20T12:30:00+01:00").unwrap();
-        assert_eq!(target.to_string(), "time 2026-11-20T12:30:00+01:00 (2026-11-20T11:30:00Z)");
-        assert_eq!(target.for_recovery(), recovery::Target::Time("2026-11-20T11:30:00Z".into()));
+        assert_eq!(
+            target.to_string(),
+            "time 2026-11-20T12:30:00+01:00 (2026-11-20T11:30:00Z)"
+        );
+        assert_eq!(
+            target.for_recovery(),
+            recovery::Target::Time("2026-11-20 11:30:00+00".into())
+        );
         assert_eq!(time("now-1h").unwrap().to_string(), "time 2026-11-20T11:00:00Z");
     }
 
@@ -265,13 +317,25 @@ mod tests {
 
     #[test]
     fn two_targets_are_refused() {
-        let wanted = Wanted { xid: Some("734"), immediate: true, ..Wanted::default() };
+        let wanted = Wanted {
+            xid: Some("734"),
+            immediate: true,
+            ..Wanted::default()
+        };
         assert_eq!(parse(&wanted, now()).unwrap_err().kind(), Kind::Config);
     }
 
     #[test]
     fn a_transaction_is_known_by_its_lower_32_bits() {
-        let xid = |text| parse(&Wanted { xid: Some(text), ..Wanted::default() }, now());
+        let xid = |text| {
+            parse(
+                &Wanted {
+                    xid: Some(text),
+                    ..Wanted::default()
+                },
+                now(),
+            )
+        };
         assert_eq!(xid("734").unwrap(), Target::Xid(734));
         assert_eq!(xid("4294968030").unwrap(), Target::Xid(734));
         for text in ["", "0", "2", "-1", "+5", "0x10", "99999999999999999999", "4294967296"] {
@@ -281,14 +345,43 @@ mod tests {
 
     #[test]
     fn lsn_name_and_the_rest_are_read() {
-        let lsn = |text| parse(&Wanted { lsn: Some(text), ..Wanted::default() }, now());
+        let lsn = |text| {
+            parse(
+                &Wanted {
+                    lsn: Some(text),
+                    ..Wanted::default()
+                },
+                now(),
+            )
+        };
         assert_eq!(lsn("A/3F000028").unwrap(), Target::Lsn(Lsn(0xA_3F00_0028)));
         assert!(lsn("0/0").is_err() && lsn("A").is_err());
-        let name = |text| parse(&Wanted { name: Some(text), ..Wanted::default() }, now());
-        assert_eq!(name("before it's done").unwrap(), Target::Name("before it's done".into()));
+        let name = |text| {
+            parse(
+                &Wanted {
+                    name: Some(text),
+                    ..Wanted::default()
+                },
+                now(),
+            )
+        };
+        assert_eq!(
+            name("before it's done").unwrap(),
+            Target::Name("before it's done".into())
+        );
         assert!(name("").is_err() && name(&"x".repeat(64)).is_err());
         assert_eq!(parse(&Wanted::default(), now()).unwrap(), Target::End);
-        assert_eq!(parse(&Wanted { immediate: true, ..Wanted::default() }, now()).unwrap(), Target::Immediate);
+        assert_eq!(
+            parse(
+                &Wanted {
+                    immediate: true,
+                    ..Wanted::default()
+                },
+                now()
+            )
+            .unwrap(),
+            Target::Immediate
+        );
     }
 
     #[test]
@@ -308,20 +401,49 @@ mod tests {
         let end = request(Target::End);
         let lsn = request(Target::Lsn(Lsn(1)));
         for bad in [
-            Request { exclusive: true, ..end.clone() },
-            Request { exclusive: true, ..request(Target::Immediate) },
-            Request { exclusive: true, ..request(Target::Name("x".into())) },
-            Request { action: Some(Action::Pause), ..end.clone() },
-            Request { action: Some(Action::Shutdown), ..end.clone() },
-            Request { standby: true, ..lsn.clone() },
-            Request { standby: true, action: Some(Action::Promote), ..end.clone() },
+            Request {
+                exclusive: true,
+                ..end.clone()
+            },
+            Request {
+                exclusive: true,
+                ..request(Target::Immediate)
+            },
+            Request {
+                exclusive: true,
+                ..request(Target::Name("x".into()))
+            },
+            Request {
+                action: Some(Action::Pause),
+                ..end.clone()
+            },
+            Request {
+                action: Some(Action::Shutdown),
+                ..end.clone()
+            },
+            Request {
+                standby: true,
+                ..lsn.clone()
+            },
+            Request {
+                standby: true,
+                action: Some(Action::Promote),
+                ..end.clone()
+            },
         ] {
             assert_eq!(bad.check().unwrap_err().kind(), Kind::Config, "{bad:?}");
         }
         for good in [
-            Request { action: Some(Action::Promote), ..end.clone() },
+            Request {
+                action: Some(Action::Promote),
+                ..end.clone()
+            },
             Request { standby: true, ..end },
-            Request { exclusive: true, action: Some(Action::Shutdown), ..lsn },
+            Request {
+                exclusive: true,
+                action: Some(Action::Shutdown),
+                ..lsn
+            },
         ] {
             good.check().unwrap();
         }

@@ -21,7 +21,7 @@ pub use descriptor::{ContentKind, Descriptor, PEEK_BYTES, Peek, peek};
 pub use fanout::Fanout;
 pub use frames::{FRAME_BYTES, Frame, FramePlace, FrameReader, FrameTable, FrameWriter, SeekableFrames};
 pub use seal::{OpenReader, Opening, Recipients, SealedWriter, Sealing, SeekableReader, generate_identity};
-pub use small::{CompressedStream, Reading, compress_stream, decode_small, decode_to, encode_small};
+pub use small::{CompressedStream, Reading, compress_once, compress_stream, decode_small, decode_to, encode_small};
 
 use crate::error::{Error, Kind};
 

@@ -2,9 +2,10 @@
 //! compressed.
 //!
 //! Content is compressed once, as a [`CompressedStream`], and sealed for each set of recipients. The
-//! digest stands in front, so the content is read twice: a [`Reading`] first, then the compression,
-//! which makes sure by xxh3-128 that it saw the same bytes. Reading back holds everything against the
-//! descriptor: digest, both lengths, and that nothing follows.
+//! digest stands in front and is filled in at the end, since the compressed stream is in memory; where the
+//! digest is needed before, a [`Reading`] comes first, and compression makes sure by xxh3-128 that it saw
+//! the same bytes. Reading back holds everything against the descriptor: digest, both lengths, and that
+//! nothing follows.
 
 use std::io::{self, Read, Write};
 
@@ -90,49 +91,85 @@ impl CompressedStream {
     }
 }
 
+/// Compresses content in one reading, and says what it read.
+///
+/// # Errors
+/// `Config` for a level that does not exist; the kind of the reader's error.
+pub fn compress_once(content: impl Read, kind: ContentKind, level: i32) -> Result<(CompressedStream, Reading)> {
+    let (mut sha256, mut xxh3) = (Sha256::new(), Xxh3Hasher::new());
+    let frames = pack(content, kind, level, &mut |_, unit| {
+        sha256.update(unit);
+        xxh3.update(unit);
+        Ok(())
+    })?;
+    let reading = Reading {
+        length: frames.position(),
+        sha256: sha256.finish(),
+        xxh3: xxh3.finish(),
+    };
+    Ok((finish(frames, kind, &reading)?, reading))
+}
+
 /// Compresses content that has been read once before, making sure that it is still the same.
 ///
 /// # Errors
 /// `Failed` if the content has changed since; the kind of the reader's error.
-pub fn compress_stream(
-    mut content: impl Read,
-    first: &Reading,
-    kind: ContentKind,
-    level: i32,
-) -> Result<CompressedStream> {
-    let mut descriptor = Descriptor {
-        kind,
-        plain_length: first.length,
-        stream_length: 0,
-        sha256: first.sha256,
-    };
-    let mut frames = FrameWriter::new(Vec::new(), level)?;
-    // Its place; the length of the stream is known only at the end.
-    let place = descriptor.encode_frame();
-    frames.lead(&place)?;
-    let mut buffer = vec![0; FRAME_BYTES];
+pub fn compress_stream(content: impl Read, first: &Reading, kind: ContentKind, level: i32) -> Result<CompressedStream> {
     let mut seen = Xxh3Hasher::new();
-    loop {
-        let unit = read_unit(&mut content, &mut buffer)?;
-        if unit.is_empty() {
-            break;
-        }
-        if frames.position() + unit.len() as u64 > first.length {
+    let frames = pack(content, kind, level, &mut |position, unit| {
+        if position + unit.len() as u64 > first.length {
             return Err(changed("is longer"));
         }
         seen.update(unit);
-        frames.put(unit)?;
-    }
+        Ok(())
+    })?;
     if frames.position() < first.length {
         return Err(changed("is shorter"));
     }
     if seen.finish() != first.xxh3 {
         return Err(changed("differs"));
     }
+    finish(frames, kind, first)
+}
+
+/// Compresses content behind the place of a descriptor; `see` gets each unit and its offset first.
+fn pack(
+    mut content: impl Read,
+    kind: ContentKind,
+    level: i32,
+    see: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<FrameWriter<Vec<u8>>> {
+    let mut frames = FrameWriter::new(Vec::new(), level)?;
+    let unknown = Descriptor {
+        kind,
+        plain_length: 0,
+        stream_length: 0,
+        sha256: Sha256Digest([0; 32]),
+    };
+    frames.lead(&unknown.encode_frame())?;
+    let mut buffer = vec![0; FRAME_BYTES];
+    loop {
+        let unit = read_unit(&mut content, &mut buffer)?;
+        if unit.is_empty() {
+            return Ok(frames);
+        }
+        see(frames.position(), unit)?;
+        frames.put(unit)?;
+    }
+}
+
+/// Ends the stream and fills in its descriptor, which only now is known.
+fn finish(frames: FrameWriter<Vec<u8>>, kind: ContentKind, reading: &Reading) -> Result<CompressedStream> {
     let (mut bytes, _) = frames.finish()?;
-    descriptor.stream_length = bytes.len() as u64;
-    if let Some(front) = bytes.get_mut(..place.len()) {
-        front.copy_from_slice(&descriptor.encode_frame());
+    let descriptor = Descriptor {
+        kind,
+        plain_length: reading.length,
+        stream_length: bytes.len() as u64,
+        sha256: reading.sha256,
+    };
+    let frame = descriptor.encode_frame();
+    if let Some(front) = bytes.get_mut(..frame.len()) {
+        front.copy_from_slice(&frame);
     }
     Ok(CompressedStream { bytes, descriptor })
 }
@@ -146,7 +183,7 @@ fn changed(how: &str) -> Error {
 /// # Errors
 /// `Config` for a level that does not exist.
 pub fn encode_small(plain: &[u8], kind: ContentKind, level: i32, sealing: &Sealing) -> Result<Vec<u8>> {
-    let stream = compress_stream(plain, &Reading::of(plain)?, kind, level)?;
+    let (stream, _) = compress_once(plain, kind, level)?;
     match sealing {
         Sealing::Clear => Ok(stream.bytes),
         Sealing::Age(_) => stream.seal(sealing, Vec::new()),

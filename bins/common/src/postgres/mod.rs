@@ -17,6 +17,7 @@ pub mod recovery;
 pub mod relation;
 pub mod session;
 pub mod settings;
+mod tls;
 pub mod version;
 pub mod walmap;
 pub mod walscan;

@@ -8,10 +8,11 @@
 use super::label::BackupLabel;
 use super::lsn::{Lsn, SystemId, TimelineId};
 use super::settings::{ConnectionSettings, ConnectionTarget};
+use super::tls;
 use super::version::Major;
 use crate::error::{Context, Error, Kind, Result};
 use postgres::error::SqlState;
-use postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use postgres::{Client, Config, SimpleQueryMessage};
 use std::time::Duration;
 
 /// Asked for while a backup runs, so that firewalls do not forget the connection.
@@ -108,8 +109,9 @@ impl Session {
         if let Some(password) = &target.password {
             config.password(password);
         }
+        config.ssl_mode(tls::wanted(target.sslmode));
         let client = config
-            .connect(NoTls)
+            .connect(tls::connector(target.sslmode, target.sslrootcert.as_deref())?)
             .map_err(|error| connection_error(&error, target))?;
         let mut session = Session {
             client,

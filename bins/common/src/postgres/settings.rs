@@ -174,7 +174,6 @@ impl ConnectionSettings {
         let mut targets = Vec::new();
         for host in self.host.as_deref().unwrap_or(DEFAULT_HOST).split(',') {
             let host = if host.is_empty() { DEFAULT_HOST } else { host };
-            self.check_tls(host)?;
             let password = match &self.password {
                 Some(password) => Some(password.clone()),
                 None => self
@@ -189,23 +188,15 @@ impl ConnectionSettings {
                 password,
                 connect_timeout: self.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
                 options: self.options.clone(),
+                // libpq ignores sslmode on a socket too: nothing leaves the machine.
+                sslmode: match host.starts_with('/') {
+                    true => SslMode::Disable,
+                    false => self.sslmode.unwrap_or(SslMode::Prefer),
+                },
+                sslrootcert: self.sslrootcert.clone(),
             });
         }
         Ok(targets)
-    }
-
-    fn check_tls(&self, host: &str) -> Result<()> {
-        // libpq ignores sslmode on a socket too: nothing leaves the machine.
-        if host.starts_with('/') || self.sslmode.unwrap_or(SslMode::Prefer) < SslMode::Require {
-            return Ok(());
-        }
-        Err(Error::new(
-            Kind::Config,
-            format!("cannot connect to \"{host}\" with TLS: this build does not speak it to PostgreSQL"),
-        )
-        .hint(
-            "connect through the server's socket directory, or set sslmode = \"prefer\" on a network that is trusted",
-        ))
     }
 
     fn read_passfile(&self) -> Result<Option<String>> {
@@ -232,6 +223,8 @@ pub(super) struct ConnectionTarget {
     pub(super) password: Option<String>,
     pub(super) connect_timeout: Duration,
     pub(super) options: Option<String>,
+    pub(super) sslmode: SslMode,
+    pub(super) sslrootcert: Option<PathBuf>,
 }
 
 impl ConnectionTarget {
@@ -421,20 +414,20 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_never_silently_less_than_asked_for() {
+    fn tls_is_never_silently_less_than_asked_for_and_a_socket_needs_none() {
         let with = |host: &str, sslmode| ConnectionSettings {
             host: Some(host.into()),
             sslmode,
             ..Default::default()
         };
         for mode in [SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull] {
+            assert_eq!(with("db.example", Some(mode)).targets().unwrap()[0].sslmode, mode);
             assert_eq!(
-                with("db.example", Some(mode)).targets().err().unwrap().kind(),
-                Kind::Config
+                with("/run/postgresql", Some(mode)).targets().unwrap()[0].sslmode,
+                SslMode::Disable
             );
-            assert!(with("/run/postgresql", Some(mode)).targets().is_ok());
         }
-        assert!(with("db.example", None).targets().is_ok());
+        assert_eq!(with("db.example", None).targets().unwrap()[0].sslmode, SslMode::Prefer);
     }
 
     #[test]

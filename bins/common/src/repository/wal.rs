@@ -106,8 +106,8 @@ fn create_with(
     content: &CompressedStream,
 ) -> Result<()> {
     if !sealing.is_encrypted() {
-        repository.store.put_new(key, &content.bytes)?;
-        return Ok(());
+        // The descriptor has the digest of the content, and nobody asks for that of the object.
+        return repository.store.put_undigested(key, &content.bytes);
     }
     let mut upload = repository.store.create(key)?;
     content.seal(sealing, &mut upload)?;

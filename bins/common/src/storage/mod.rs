@@ -122,6 +122,15 @@ pub trait Store: Send + Sync {
         upload.finish()
     }
 
+    /// As [`put_new`](Store::put_new), for callers who need no digest of the stored bytes; a store that needs none itself
+    /// does not compute it.
+    ///
+    /// # Errors
+    /// As for [`put_new`](Store::put_new).
+    fn put_undigested(&self, key: &Key, body: &[u8]) -> Result<()> {
+        self.put_new(key, body).map(|_| ())
+    }
+
     /// Reads an object from an offset, to its end or at most so many bytes. What lies beyond the end is not
     /// an error: there is just less to read.
     ///

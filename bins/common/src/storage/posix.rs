@@ -349,17 +349,22 @@ impl Store for PosixStore {
     }
 
     fn put_new(&self, key: &Key, body: &[u8]) -> Result<Stored> {
+        self.put_undigested(key, body)?;
+        Ok(Stored {
+            size: body.len() as u64,
+            sha256: Sha256Digest::of(body),
+        })
+    }
+
+    fn put_undigested(&self, key: &Key, body: &[u8]) -> Result<()> {
         let mut staged = self.stage(key)?;
         staged
             .write_all(body)
             .map_err(|error| self.failed(error, "write", Some(key)))?;
-        let size = body.len() as u64;
         staged
-            .sync(size)
+            .sync(body.len() as u64)
             .map_err(|error| self.failed(error, "sync", Some(key)))?;
-        let sha256 = Sha256Digest::of(body);
-        self.publish(staged, key)?;
-        Ok(Stored { size, sha256 })
+        self.publish(staged, key)
     }
 
     fn open(&self, key: &Key, from: u64, length: Option<u64>) -> Result<Box<dyn Read + Send>> {

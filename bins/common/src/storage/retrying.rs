@@ -157,6 +157,37 @@ impl Read for RetryingReader {
     }
 }
 
+fn stored_as(body: &[u8]) -> Stored {
+    Stored {
+        size: body.len() as u64,
+        sha256: Sha256Digest::of(body),
+    }
+}
+
+impl RetryingStore {
+    /// Repeats a put. A name that is taken after an attempt with an unclear end may be taken by that attempt.
+    fn put(&self, key: &Key, body: &[u8], put: &dyn Fn() -> Result<Option<Stored>>) -> Result<Option<Stored>> {
+        let mut unclear = false;
+        let outcome = self.retry("store", Some(key), || {
+            let outcome = put();
+            unclear |= matches!(&outcome, Err(error) if error.kind() == Kind::Transient);
+            outcome
+        });
+        match outcome {
+            Err(error) if unclear && error.kind() == Kind::AlreadyExists => {
+                let ours = stored_as(body);
+                let is_whole = self.stat(key)?.is_some_and(|stat| stat.size == ours.size);
+                if is_whole && self.digest(key)?.0 == ours {
+                    Ok(Some(ours))
+                } else {
+                    Err(error)
+                }
+            }
+            outcome => outcome,
+        }
+    }
+}
+
 impl Store for RetryingStore {
     fn describe(&self, key: Option<&Key>) -> String {
         self.inner.describe(key)
@@ -175,27 +206,13 @@ impl Store for RetryingStore {
     }
 
     fn put_new(&self, key: &Key, body: &[u8]) -> Result<Stored> {
-        let mut unclear = false;
-        let outcome = self.retry("store", Some(key), || {
-            let outcome = self.inner.put_new(key, body);
-            unclear |= matches!(&outcome, Err(error) if error.kind() == Kind::Transient);
-            outcome
-        });
-        match outcome {
-            Err(error) if unclear && error.kind() == Kind::AlreadyExists => {
-                let ours = Stored {
-                    size: body.len() as u64,
-                    sha256: Sha256Digest::of(body),
-                };
-                let is_whole = self.stat(key)?.is_some_and(|stat| stat.size == ours.size);
-                if is_whole && self.digest(key)?.0 == ours {
-                    Ok(ours)
-                } else {
-                    Err(error)
-                }
-            }
-            outcome => outcome,
-        }
+        let stored = self.put(key, body, &|| self.inner.put_new(key, body).map(Some))?;
+        Ok(stored.unwrap_or_else(|| stored_as(body)))
+    }
+
+    fn put_undigested(&self, key: &Key, body: &[u8]) -> Result<()> {
+        self.put(key, body, &|| self.inner.put_undigested(key, body).map(|()| None))
+            .map(|_| ())
     }
 
     fn open(&self, key: &Key, from: u64, length: Option<u64>) -> Result<Box<dyn Read + Send>> {

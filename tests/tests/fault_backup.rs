@@ -1,0 +1,436 @@
+//! What may go wrong with a backup: every failure says what failed, on what, why, what to do, and leaves no backup.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use system_tests::story::{label, text};
+use system_tests::wait::PATIENCE;
+use system_tests::{
+    Options, Ran, RepoOptions, Scratch, Server, Site, Stop, Story, Tool, account, mutilate, wait_until,
+};
+
+fn begin(name: &str) -> Option<Story> {
+    Server::need(15).map(|server| Story::begin(name, &server, Options::default()))
+}
+
+/// Runs a backup that must fail with this code, say these words and leave nothing.
+fn refused(story: &Story, tool: &Tool, code: i32, words: &[&str]) -> Ran {
+    let before = story.committed();
+    let ran = tool.run().expect_code(code);
+    for words in words {
+        assert!(ran.stderr.contains(words), "{words:?} is not said\n{}", ran.report());
+    }
+    assert!(!ran.stderr.contains("panicked"), "{}", ran.report());
+    assert_eq!(story.committed(), before, "{}", ran.report());
+    ran
+}
+
+fn config_with(story: &Story, name: &str, from: &str, to: &str) -> Tool {
+    let config = fs::read_to_string(&story.site.config).unwrap();
+    assert!(config.contains(from), "{from} is not in\n{config}");
+    let path = story
+        .scratch
+        .write(&format!("{name}.toml"), config.replace(from, to), 0o600);
+    Tool::new("base-backup").arg("--config").arg(path)
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_code_2_and_named() {
+    let Some(story) = begin("configuration") else { return };
+    let data = text(story.cluster.data());
+    let with = |name: &str, from: &str, to: &str| config_with(&story, name, from, to);
+    story.step("an unknown key");
+    refused(
+        &story,
+        &with("key", "patience =", "patienze ="),
+        2,
+        &["patienze", "patience", "key.toml"],
+    );
+    refused(
+        &story,
+        &with("table", "port =", "prot ="),
+        2,
+        &["prot", "port", "cluster.main"],
+    );
+    story.step("a data directory that is not there, or another one's");
+    let missing = format!("{data}-missing");
+    refused(
+        &story,
+        &with("missing", &format!("\"{data}\""), &format!("\"{missing}\"")),
+        2,
+        &[&missing],
+    );
+    let other = story.scratch.create_dir("other");
+    let ran = with("other", &format!("\"{data}\""), &format!("\"{}\"", other.display()));
+    refused(&story, &ran, 2, &[&text(&other)]);
+    story.step("names that would be paths");
+    refused(
+        &story,
+        &with("cluster", "[cluster.main]", "[cluster.\"../main\"]"),
+        2,
+        &["../main"],
+    );
+    refused(
+        &story,
+        &with("repository", "[repository.local]", "[repository.\"../../x\"]"),
+        2,
+        &["../../x"],
+    );
+    refused(
+        &story,
+        &story.tool("base-backup").args(["--repository", "../local"]),
+        2,
+        &["../local", "local"],
+    );
+    refused(
+        &story,
+        &story.tool("base-backup").args(["--cluster", "../main"]),
+        2,
+        &["../main", "main"],
+    );
+    story.step("a file that cannot be read");
+    let config = story.scratch.path("nothing.toml");
+    refused(
+        &story,
+        &Tool::new("base-backup").arg("--config").arg(&config),
+        2,
+        &["nothing.toml"],
+    );
+    story.step("words that are none");
+    refused(
+        &story,
+        &story.tool("base-backup").args(["--type", "whole"]),
+        2,
+        &["whole", "full"],
+    );
+}
+
+#[test]
+fn a_server_that_cannot_be_backed_up_is_named_with_the_reason() {
+    let Some(story) = begin("server") else { return };
+    story.step("a server that does not run");
+    story.cluster.stop(Stop::Fast);
+    let socket = text(&story.cluster.socket_dir());
+    refused(
+        &story,
+        &story.tool("base-backup"),
+        75,
+        &[&socket, &story.cluster.port().to_string()],
+    );
+    story.step("archive_mode is off");
+    story.cluster.conf(&["archive_mode = off"]);
+    story.cluster.start();
+    refused(
+        &story,
+        &story.tool("base-backup"),
+        2,
+        &["archive_mode is off", "archive_mode = on", "pgkeep-archive-push"],
+    );
+    story.step("no archive_command");
+    story.cluster.conf(&["archive_mode = on", "archive_command = ''"]);
+    story.cluster.restart();
+    refused(&story, &story.tool("base-backup"), 2, &["archive_command is empty"]);
+}
+
+#[test]
+fn a_broken_archive_command_is_found_before_anything_is_copied() {
+    let Some(server) = Server::need(15) else { return };
+    let story = Story::with("archive_command", &server, Options::default(), |site| {
+        site.repository(RepoOptions::new("local"))
+            .cluster_line("archive_wait = \"5s\"")
+    });
+    story.cluster.conf(&["archive_command = 'echo broken >&2; false'"]);
+    story.cluster.reload();
+    wait_until("the command is the broken one", PATIENCE, || {
+        story.cluster.query_one("SHOW archive_command").contains("broken")
+    });
+    let failing = story.cluster.switch_wal();
+    let failed = format!("SELECT count(*) FROM pg_stat_archiver WHERE last_failed_wal = '{failing}'");
+    wait_until("archiving fails", PATIENCE, || story.cluster.query_one(&failed) == "1");
+    refused(
+        &story,
+        &story.tool("base-backup"),
+        1,
+        &[
+            "has not reached repository \"local\"",
+            "archive_command",
+            "broken",
+            &failing,
+        ],
+    );
+    assert!(story.site.repo().matching(".tar.zst").is_empty());
+}
+
+#[test]
+fn a_repository_that_is_not_ours_or_not_there_takes_no_backup() {
+    let Some(story) = begin("repository") else { return };
+    let repo = story.site.repo().clone();
+    let identity = repo.path("repository.json");
+
+    story.step("permissions are wrong");
+    mutilate::chmod(&repo.dir, 0o000);
+    let ran = story.tool("base-backup").run();
+    mutilate::chmod(&repo.dir, 0o700);
+    assert!(matches!(ran.code, Some(1 | 2)), "{}", ran.report());
+    assert!(
+        ran.stderr.contains(&text(&repo.dir)) && ran.stderr.contains("ermission denied"),
+        "{}",
+        ran.report()
+    );
+    assert_eq!(story.committed(), Vec::<String>::new());
+
+    story.step("the directory is gone");
+    let aside = story.scratch.path("aside");
+    fs::rename(&repo.dir, &aside).unwrap();
+    let ran = story.tool("base-backup").run();
+    assert!(matches!(ran.code, Some(1 | 2 | 75)), "{}", ran.report());
+    assert!(
+        ran.stderr.contains(&text(&repo.dir)) && ran.stderr.contains("mounted"),
+        "{}",
+        ran.report()
+    );
+    assert!(!repo.dir.exists(), "the missing mount point is not made up");
+    fs::rename(&aside, &repo.dir).unwrap();
+
+    story.step("a newer format");
+    let original = fs::read_to_string(&identity).unwrap();
+    let newer = original
+        .replace("\"format\": 1", "\"format\": 2")
+        .replace("\"format\":1", "\"format\":2");
+    assert_ne!(original, newer, "{original}");
+    account::write(&identity, &newer, 0o400);
+    refused(&story, &story.tool("base-backup"), 1, &["format", "2", "local"]);
+
+    story.step("another repository in the same place");
+    let scratch = &story.scratch;
+    let other = Site::named(scratch, &story.cluster, "other").repository(RepoOptions::new("local"));
+    other.tool("init").run().expect_code(0);
+    account::write(
+        &identity,
+        fs::read(other.repo().path("repository.json")).unwrap(),
+        0o400,
+    );
+    refused(&story, &story.tool("base-backup"), 1, &["local", "UUID"]);
+
+    story.step("put right, it works again");
+    account::write(&identity, &original, 0o400);
+    story.backup();
+}
+
+#[test]
+fn another_cluster_s_repository_takes_no_backup() {
+    let Some(story) = begin("foreign") else { return };
+    let server = story.cluster.server().clone();
+    let scratch = Scratch::new("foreign_other");
+    let other = system_tests::Cluster::create(&scratch, &server, Options::default());
+    let site = Site::new(&scratch, &other)
+        .shared(story.site.repo(), RepoOptions::new("local"))
+        .cluster_line("archive_wait = \"2s\"");
+    site.archive(&other);
+    other.start();
+    let ran = site.tool("base-backup").run();
+    assert!(matches!(ran.code, Some(1 | 2)), "{}", ran.report());
+    let identifier = other.system_identifier();
+    assert!(
+        ran.stderr.contains(&identifier) && ran.stderr.contains("local"),
+        "{}",
+        ran.report()
+    );
+    assert_eq!(story.committed(), Vec::<String>::new());
+}
+
+#[test]
+fn a_backup_killed_at_any_moment_leaves_none_and_the_next_succeeds_at_once() {
+    let Some(story) = begin("killed") else { return };
+    story.cluster.pgbench_init(5);
+    let repo = story.site.repo().clone();
+    let moments: [(&str, &dyn Fn() -> bool); 4] = [
+        ("it has begun", &|| !repo.matching("intent.json").is_empty()),
+        ("it copies", &|| staged(&repo.dir)),
+        ("the first bundle is stored", &|| !repo.matching(".tar.zst").is_empty()),
+        ("the manifest is stored", &|| !repo.matching("manifest.zst").is_empty()),
+    ];
+    for (title, reached) in moments {
+        story.step(title);
+        let mut running = story.tool("base-backup").spawn();
+        wait_until(title, PATIENCE, || !running.is_running() || reached());
+        let ran = running.kill9();
+        if ran.signal == Some(9) {
+            assert_eq!(story.committed(), Vec::<String>::new(), "{}", ran.report());
+        }
+        story.step("nothing is listed as a backup, and the next is not held up");
+        let info = story.tool("info").args(["--format", "json"]).run();
+        let listed = info.json()["repositories"][0]["backups"].as_array().unwrap().len();
+        assert_eq!(listed, story.committed().len(), "{}", info.report());
+        let next = story.backup();
+        assert!(story.committed().contains(&next));
+        for label in repo.backups() {
+            fs::remove_dir_all(repo.path(&format!("backup/{label}"))).unwrap();
+        }
+    }
+    story.step("the last of them would have been good");
+    let end = story.cluster.checksum("postgres");
+    story.backup();
+    story.archive_all();
+    assert_eq!(story.promoted("restored", &[]).checksum("postgres"), end);
+}
+
+fn staged(directory: &Path) -> bool {
+    let found = fs::read_dir(directory).into_iter().flatten().flatten();
+    found.into_iter().any(|entry| {
+        entry.file_name().to_string_lossy().starts_with(".staging")
+            || entry.file_type().is_ok_and(|kind| kind.is_dir()) && staged(&entry.path())
+    })
+}
+
+/// A small file system; unmounted when the test is over.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn mount(place: &Path, size: &str) -> Option<Tmpfs> {
+        if !account::is_root() {
+            system_tests::stand::skipped("only root can mount a tmpfs");
+            return None;
+        }
+        let options = format!("size={size},mode=0700");
+        Tool::program("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(place)
+            .as_root()
+            .run()
+            .expect_code(0);
+        account::give(place);
+        Some(Tmpfs(place.to_path_buf()))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        Tool::program("umount").arg("-l").arg(&self.0).as_root().run();
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_backup_says_so_and_leaves_none() {
+    let Some(server) = Server::need(15) else { return };
+    let mut disk = None;
+    let story = Story::with("full_disk", &server, Options::default(), |site| {
+        let site = site
+            .repository(RepoOptions::new("local"))
+            .cluster_line("archive_wait = \"5s\"");
+        disk = Tmpfs::mount(&site.repo().dir, "10m");
+        site
+    });
+    let Some(disk) = disk else { return };
+    // Rows that do not compress.
+    story.cluster.sql(
+        "CREATE TABLE t AS SELECT decode(string_agg(md5(random()::text), ''), 'hex') AS noise
+         FROM generate_series(1, 500000) n GROUP BY n % 1000; CHECKPOINT",
+    );
+    let ran = refused(
+        &story,
+        &story.tool("base-backup"),
+        1,
+        &["No space left on device", "local"],
+    );
+    assert!(ran.stderr.contains(&text(&disk.0)), "{}", ran.report());
+
+    story.step("with room again the next backup is good");
+    Tool::program("mount")
+        .args(["-o", "remount,size=200m"])
+        .arg(&disk.0)
+        .as_root()
+        .run()
+        .expect_code(0);
+    let end = story.cluster.checksum("postgres");
+    story.backup();
+    story.archive_all();
+    assert_eq!(story.promoted("restored", &[]).checksum("postgres"), end);
+}
+
+#[test]
+fn damaged_pages_are_named_by_file_and_block_and_the_backup_does_not_count() {
+    let Some(story) = begin("damaged") else { return };
+    story
+        .cluster
+        .sql("CREATE TABLE t AS SELECT n, repeat('x', 500) AS filler FROM generate_series(1, 5000) n; CHECKPOINT");
+    let good = story.backup();
+    let path = story.cluster.query_one("SELECT pg_relation_filepath('t')");
+    let file = story.cluster.data().join(&path);
+
+    story.step("pages 0 and 7 are overwritten with rubbish, page 100 loses a bit");
+    let rubbish: Vec<u8> = (0..8192u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let heap = fs::OpenOptions::new().write(true).open(&file).unwrap();
+    heap.write_all_at(&rubbish, 0).unwrap();
+    heap.write_all_at(&rubbish, 7 * 8192).unwrap();
+    mutilate::flip_bit(&file, 100 * 8192 + 4000, 2);
+
+    let ran = story.tool("base-backup").run().expect_code(1);
+    let damaged = label(&ran);
+    for words in [path.as_str(), "0, 7, 100", "3 damaged pages"] {
+        assert!(
+            ran.stderr.contains(words) || ran.stdout.contains(words),
+            "{words:?} is not said\n{}",
+            ran.report()
+        );
+    }
+    assert_eq!(story.site.status("base-backup")["exit_code"], 1);
+
+    story.step("info lists it as damaged");
+    let info = story.tool("info").args(["--format", "json"]).run();
+    let backups = info.json()["repositories"][0]["backups"].clone();
+    let of = |label: &str| {
+        backups
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|one| one["label"] == label)
+            .cloned()
+            .unwrap()
+    };
+    assert_eq!(
+        (of(&good)["good"].as_bool(), of(&damaged)["good"].as_bool()),
+        (Some(true), Some(false))
+    );
+    assert_eq!(of(&damaged)["damaged_pages"], 3);
+
+    story.step("restore passes over it, unless it is named");
+    story.archive_all();
+    let chosen = story
+        .restore_to(&story.scratch.path("never"), &["--dry-run"])
+        .run()
+        .expect_code(0);
+    assert!(
+        chosen.stdout.contains(&good) && !chosen.stdout.contains(&format!("backup     {damaged}")),
+        "{}",
+        chosen.report()
+    );
+    let named = story
+        .restore_to(&story.scratch.path("named"), &["--backup", &damaged])
+        .run()
+        .expect_code(0);
+    assert!(named.stderr.contains("3 damaged pages"), "{}", named.report());
+}
+
+#[test]
+fn two_backups_of_one_cluster_do_not_run_at_the_same_time() {
+    let Some(story) = begin("two") else { return };
+    story.cluster.pgbench_init(3);
+    let mut running = story.tool("base-backup").spawn();
+    wait_until("the first has begun", PATIENCE, || {
+        !story.site.repo().matching("intent.json").is_empty()
+    });
+    running.signal(Signal::SIGSTOP);
+    let second = story.tool("base-backup").timeout(Duration::from_secs(60)).run();
+    running.signal(Signal::SIGCONT);
+    assert!(running.is_running());
+    second.expect_code(75).expect_said("another base backup");
+    running.wait(PATIENCE).expect_code(0);
+    assert_eq!(story.committed().len(), 1);
+}
