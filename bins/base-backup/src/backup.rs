@@ -81,6 +81,10 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
     }
     let began = Instant::now();
     let mut session = Session::connect(&around.connection)?;
+    // Another server's role or age says nothing about this cluster.
+    let data_directory = around.cluster.data_directory()?;
+    let control = ControlFile::read(data_directory)?;
+    server::check_identity(&mut session, data_directory, &control)?;
     let role = if session.in_recovery()? {
         Role::Standby
     } else {
@@ -98,9 +102,6 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
             return Ok(Ended::Skipped(why));
         }
     }
-    let data_directory = around.cluster.data_directory()?;
-    let control = server::control_of(data_directory)?;
-    server::check_identity(&mut session, data_directory, &control)?;
     server::check_archiving(&mut session)?;
     let started = (around.now)();
     let label = Label::new(started, BackupType::Full, Nonce::random()?);
