@@ -186,7 +186,6 @@ fn a_standby_whose_repository_hangs_can_be_promoted(server: &Server) {
     standby.promote();
     let took = start.elapsed();
     assert!(took < Duration::from_secs(15), "{took:?}\n{}", standby.log());
-    println!("promoted in {took:?}");
     standby.sql("INSERT INTO rounds VALUES (0)");
     drop(hanging);
 }

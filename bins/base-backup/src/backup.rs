@@ -83,7 +83,7 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
     let mut session = Session::connect(&around.connection)?;
     // Another server's role or age says nothing about this cluster.
     let data_directory = around.cluster.data_directory()?;
-    let control = ControlFile::read(data_directory)?;
+    let control = server::control_of(data_directory)?;
     server::check_identity(&mut session, data_directory, &control)?;
     let role = if session.in_recovery()? {
         Role::Standby

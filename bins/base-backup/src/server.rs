@@ -17,7 +17,10 @@ pub fn control_of(data_directory: &Path) -> Result<ControlFile> {
     ControlFile::read(data_directory).map_err(|error| match error.kind() {
         Kind::NotFound => error
             .with_kind(Kind::Config)
-            .context(format!("data_directory {} is not PostgreSQL's", data_directory.display()))
+            .context(format!(
+                "data_directory {} is not PostgreSQL's",
+                data_directory.display()
+            ))
             .hint("set data_directory to what \"show data_directory\" says on the server"),
         _ => error,
     })

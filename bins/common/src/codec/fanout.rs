@@ -56,7 +56,12 @@ impl<W: Write> Fanout<W> {
             Some(_) if kinds().any(|kind| kind == Kind::Transient) => Kind::Transient,
             Some(first) => first,
         };
-        let causes: Vec<String> = self.outputs.iter().filter_map(|output| output.as_ref().err()).map(|error| chain(error)).collect();
+        let causes: Vec<String> = self
+            .outputs
+            .iter()
+            .filter_map(|output| output.as_ref().err())
+            .map(|error| chain(error))
+            .collect();
         match causes.as_slice() {
             [] => Error::new(kind, "no output is left to write to"),
             causes => Error::new(kind, format!("no output is left to write to: {}", causes.join("; "))),

@@ -77,7 +77,10 @@ impl Target<'_> {
                 "repository \"{}\" leaves this backup: {}{}",
                 self.repository.name,
                 chain(&error),
-                error.nearest_hint().map(|hint| format!(" ({hint})")).unwrap_or_default()
+                error
+                    .nearest_hint()
+                    .map(|hint| format!(" ({hint})"))
+                    .unwrap_or_default()
             );
             state.failed = Some(error);
         }
