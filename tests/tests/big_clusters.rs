@@ -1,5 +1,5 @@
 //! Memory stays flat whatever the cluster's size: many relations, many files, many bytes.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::time::Duration;

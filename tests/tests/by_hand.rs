@@ -2,7 +2,7 @@
 //!
 //! A block is run if its fence says `sh by-hand`; `set` marks the one whose values the reader changes, `time` those for
 //! a recovery to a moment in the past. No program of pgkeep is on the path.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! archive-push and archive-get killed at the n-th system call of each kind that changes something, for n = 1, 2, 3
 //! until a run gets through: what is left must be whole or nothing, and the next run must succeed.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 mod archive_stand;
 

@@ -1,5 +1,5 @@
 //! What may go wrong with a backup: every failure says what failed, on what, why, what to do, and leaves no backup.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::os::unix::fs::FileExt;

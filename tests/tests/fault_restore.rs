@@ -1,6 +1,6 @@
 //! What may go wrong with a restore: every failure says what failed, on what, why, what to do, and PostgreSQL cannot
 //! start on what is left.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

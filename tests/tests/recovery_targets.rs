@@ -1,5 +1,5 @@
 //! Recovery ends exactly where it was told to: by time, LSN, transaction, name, at once or never, on every timeline.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;

@@ -1,5 +1,5 @@
 //! A backup under load comes back whole: on every version, and with what clusters may have besides tables.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -1,5 +1,5 @@
 //! Tests of the harness: what the other tests lean on.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::HashSet;
 use std::fs;
