@@ -255,7 +255,8 @@ fn object(story: &Story, part: &str) -> PathBuf {
 #[test]
 fn a_damaged_or_missing_object_stops_the_restore_and_is_named() {
     let Some((story, label)) = begin("objects") else { return };
-    let damage: [(&str, fn(&Path)); 4] = [
+    type Damage = (&'static str, fn(&Path));
+    let damage: [Damage; 4] = [
         ("a bit turned around", mutilate::flip_middle_bit),
         ("the last byte cut", mutilate::cut_last_byte),
         ("empty", mutilate::empty),
