@@ -180,7 +180,7 @@ fn a_standby_whose_repository_hangs_can_be_promoted(server: &Server) {
         return;
     };
     wait_until("the standby has met the hanging repository", PATIENCE, || {
-        standby.log().contains("did not answer within 5s")
+        standby.log().contains("did not answer within ")
     });
     let start = Instant::now();
     standby.promote();
@@ -239,6 +239,9 @@ fn a_timeline_that_was_taken_is_not_taken_again_while_the_repository_is_away(ser
     second.start_without_waiting();
     second.wait_ready(PATIENCE);
     second.promote();
-    assert_eq!(second.query_one("SELECT timeline_id FROM pg_control_checkpoint()"), "3");
+    assert_eq!(
+        second.query_one("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"),
+        "00000003"
+    );
     mutilate::chmod(dir, 0o700);
 }

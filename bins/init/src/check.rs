@@ -51,9 +51,7 @@ pub fn run(
     args: &Args,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<()> {
-    let control = cluster
-        .data_directory()
-        .and_then(ControlFile::read);
+    let control = cluster.data_directory().and_then(ControlFile::read);
     let mut findings = vec![finding(
         "data directory",
         control.as_ref().map_err(copy).and_then(|control| {
