@@ -1,5 +1,5 @@
 //! archive-push: stored once and durably, refused where it would overwrite, and never "stored already" by mistake.
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod archive_stand;
 
@@ -326,6 +326,31 @@ fn a_server_archives_through_a_crash_without_losing_or_doubling_a_segment(server
     let metrics = fs::read_to_string(site.dir.join("metrics/pgkeep_main_archive-push.prom")).unwrap();
     assert!(metrics.contains("pgkeep_wal_ready_segments"), "{metrics}");
     cluster.stop(Stop::Fast);
+}
+
+each_major!(every_segment_has_a_map_that_names_its_content: 15 18);
+fn every_segment_has_a_map_that_names_its_content(server: &Server) {
+    let archive = Archive::clear(server, 2);
+    for name in &archive.segments {
+        let object = archive.repo().wal(name);
+        let map = object.with_file_name(format!("{name}.map.zst"));
+        let bytes = common::codec::decode_small(&fs::read(&map).unwrap(), &common::codec::Opening::none()).unwrap();
+        let map = common::postgres::walmap::SegmentMap::decode(&bytes).unwrap();
+        let content = archive.content(name);
+        assert_eq!(map.segment.sha256, common::digest::Sha256Digest::of(&content).0);
+        assert!(map.reaches_end(), "{name}: {:?}", map.exit);
+    }
+    // A map that cannot be stored does not keep the segment out.
+    let data = archive.pgdata("primary");
+    let name = &archive.segments[0];
+    archive.ready(&data, name);
+    let object = archive.repo().wal(name);
+    let map = object.with_file_name(format!("{name}.map.zst"));
+    fs::remove_file(&map).unwrap();
+    fs::create_dir(&map).unwrap();
+    mutilate::remove(&object);
+    archive.push(&data, name).expect_code(0).expect_quiet();
+    archive.expect_whole(&data, name);
 }
 
 /// A 16 MiB cluster's directory and its segments, which cannot be compressed.

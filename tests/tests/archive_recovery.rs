@@ -1,6 +1,6 @@
 //! PostgreSQL itself with archive-get as its restore_command: it must not open a database that lacks WAL, and a standby
 //! must stay useful while the repository is away.
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod archive_stand;
 
@@ -180,12 +180,13 @@ fn a_standby_whose_repository_hangs_can_be_promoted(server: &Server) {
         return;
     };
     wait_until("the standby has met the hanging repository", PATIENCE, || {
-        standby.log().contains("did not answer within 5s")
+        standby.log().contains("did not answer within ")
     });
     let start = Instant::now();
     standby.promote();
     let took = start.elapsed();
     assert!(took < Duration::from_secs(15), "{took:?}\n{}", standby.log());
+    println!("promoted in {took:?}");
     standby.sql("INSERT INTO rounds VALUES (0)");
     drop(hanging);
 }
@@ -238,6 +239,9 @@ fn a_timeline_that_was_taken_is_not_taken_again_while_the_repository_is_away(ser
     second.start_without_waiting();
     second.wait_ready(PATIENCE);
     second.promote();
-    assert_eq!(second.query_one("SELECT timeline_id FROM pg_control_checkpoint()"), "3");
+    assert_eq!(
+        second.query_one("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"),
+        "00000003"
+    );
     mutilate::chmod(dir, 0o700);
 }

@@ -139,13 +139,15 @@ pub fn run(config: &Config, cluster: &Cluster, request: &Request) -> Result<Ende
     }
     let call = Call::find(config, cluster)?;
     let known = call.known_history(config, &request.name);
-    let patience = if request.standby || known.is_some() {
-        config.standby_patience
-    } else {
-        config.patience
+    let late = Late::new(config, &call);
+    let patience = match request.standby || known.is_some() {
+        // A promotion makes several calls, and each would wait anew for what has just not answered.
+        true if late.is_fresh() => config.standby_patience.min(AFTER_LATE),
+        true => config.standby_patience,
+        false => config.patience,
     };
     let WalName::Segment(segment) = request.name else {
-        let ended = limited(request, patience);
+        let ended = late.note(limited(request, patience));
         return match (ended, known) {
             (Ok(Ended::Told) | Err(_), Some(content)) => {
                 from_cache(&request.name, &content, &request.destination).map(Ended::Here)
@@ -164,7 +166,7 @@ pub fn run(config: &Config, cluster: &Cluster, request: &Request) -> Result<Ende
         ahead(segment.next(call.segment_size));
         return Ok(Ended::Here(Fetched::Restored));
     }
-    let ended = limited(request, patience.saturating_sub(begun.elapsed()));
+    let ended = late.note(limited(request, patience.saturating_sub(begun.elapsed())));
     match &ended {
         Ok(Ended::Here(Fetched::Restored)) => ahead(segment.next(call.segment_size)),
         // It takes longer than a standby may wait: let it arrive in the background, for the next call.
@@ -172,6 +174,41 @@ pub fn run(config: &Config, cluster: &Cluster, request: &Request) -> Result<Ende
         _ => {}
     }
     ended
+}
+
+/// How long the repositories are waited for, at most, soon after they have not answered a standby at all.
+const AFTER_LATE: Duration = Duration::from_secs(1);
+
+/// How soon that is.
+const LATE_SPAN: Duration = Duration::from_secs(30);
+
+/// Remembers that the repositories did not answer in time. Only the age of the file counts.
+struct Late(PathBuf);
+
+impl Late {
+    fn new(config: &Config, call: &Call) -> Self {
+        let directory = config.state_directory.join(call.cluster.as_str());
+        Self(directory.join("archive-get.late"))
+    }
+
+    fn is_fresh(&self) -> bool {
+        let modified = std::fs::metadata(&self.0).and_then(|found| found.modified()).ok();
+        modified.is_some_and(|modified| modified.elapsed().is_ok_and(|age| age < LATE_SPAN))
+    }
+
+    /// Takes note of how a call ended. What cannot be noted costs time only.
+    fn note(&self, ended: Result<Ended>) -> Result<Ended> {
+        match &ended {
+            Err(error) if error.kind() == Kind::Transient => {
+                let _ = common::durable::replace_unsynced(&self.0, b"", 0o600);
+            }
+            Ok(_) => {
+                let _ = std::fs::remove_file(&self.0);
+            }
+            Err(_) => {}
+        }
+        ended
+    }
 }
 
 /// Takes the file from the spool. Whatever goes wrong there, the repositories can still be asked.

@@ -60,7 +60,7 @@ fn the_json_has_exactly_the_fields_of_its_schema() {
     assert!(unread["repositories"][0]["error"].is_string());
     check(&schema, &schema, &unread, "report");
     bare.tool("init").run().expect_code(0);
-    let name = bare.history(2, "x");
+    let name = bare.history(2, "1\t0/3000000\tno recovery target specified\n");
     bare.tool("archive-push")
         .arg(format!("pg_wal/{name}"))
         .run()
