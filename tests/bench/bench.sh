@@ -174,7 +174,7 @@ turn=0
 write_realistic() {
     turn=$((turn + 1))
     sql "update people set seen = now(), balance = balance + 1, profile = profile || jsonb_build_object('visits', $turn)
-         where id % 211 = $turn % 211"
+         where id % 7 = $turn % 7"
 }
 
 # (pgbackrest wants to find its name in archive_command.)
@@ -289,7 +289,6 @@ make_wal() {
     start_server "$data"
     while (($(find "$base/plain" -name '????????????????????????' | wc -l) < segments)); do
         "write_$set"
-        sql 'select pg_switch_wal()' >/dev/null
     done
     stop_server
     mapfile -t wal < <(find "$base/plain" -name '????????????????????????' -printf '%f\n' | sort)
@@ -559,6 +558,6 @@ for set in "${sets[@]}"; do
         wanted recovery && part_recovery
     fi
     stop_server
-    rm -rf "$base"
+    [[ -n ${PGKEEP_KEEP:-} ]] || rm -rf "$base"
 done
 report
