@@ -20,8 +20,18 @@ use crate::error::{Context, Error, Kind, Result};
 /// The largest plain content that [`decode_small`] returns.
 pub const SMALL_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Room that is taken beforehand for a compressed stream, at most: the largest segment's.
-const MOST_ROOM: u64 = 1 << 30;
+/// Room for all of a compressed stream at once: a buffer that grows is copied, and twice as large while it is.
+///
+/// A large one gets more than glibc's allocator ever keeps for later (`DEFAULT_MMAP_THRESHOLD_MAX`, 32 MiB), so that it
+/// goes back to the system when it is dropped; pages of it that are never touched cost nothing.
+fn room_for(length: u64) -> usize {
+    const SMALL: u64 = 128 << 10;
+    const LARGE: u64 = (32 << 20) + 1;
+    const MOST: u64 = (1 << 30) + (16 << 20);
+    let room = length.saturating_add(length / 128).saturating_add(1024);
+    let room = if room <= SMALL { room } else { room.clamp(LARGE, MOST) };
+    usize::try_from(room).unwrap_or_default()
+}
 
 /// Length and digests of some content, as a first reading found them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,13 +158,7 @@ fn pack(
     level: i32,
     see: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<FrameWriter<Vec<u8>>> {
-    // Room for all of it at once: a buffer that grows is copied, and twice as large while it is. Untouched pages of it cost
-    // nothing where the content compresses well.
-    let room = expected
-        .saturating_add(expected / 128)
-        .saturating_add(FRAME_BYTES as u64);
-    let out = Vec::with_capacity(usize::try_from(room.min(MOST_ROOM)).unwrap_or_default());
-    let mut frames = FrameWriter::new(out, level)?;
+    let mut frames = FrameWriter::new(Vec::with_capacity(room_for(expected)), level)?;
     let unknown = Descriptor {
         kind,
         plain_length: 0,
