@@ -308,25 +308,21 @@ fn describe(
         space: place::volumes(&needs)?.into_iter().map(space).collect(),
         archiving: order.archiving,
         restore_command: restore_command.to_owned(),
-        notes: choice
-            .notes
-            .iter()
-            .cloned()
-            .chain(silence_note(survey, choice))
-            .collect(),
+        notes: choice.notes.iter().cloned().chain(silence_note(survey)).collect(),
     })
 }
 
-/// Recovery to the end of WAL asks every repository whether there is more, and may not take silence for a no.
-fn silence_note(survey: &Survey<'_>, choice: &Choice) -> Option<String> {
-    let first = survey.silent.first().filter(|_| choice.to_end)?;
+/// At the end of WAL, and for a new timeline's number, every repository is asked, and silence may not be taken for a no.
+fn silence_note(survey: &Survey<'_>) -> Option<String> {
+    let first = survey.silent.first()?;
     let others: Vec<String> = survey
         .answered
         .iter()
         .map(|repository| format!("--repository {}", repository.name))
         .collect();
     Some(format!(
-        "recovery stops where it needs an answer of repository {}; to do without it, restore with {}",
+        "at the end of WAL and before a promotion the server asks repository {} too, and stops without its answer; to do \
+         without it, restore with {}",
         first.name,
         others.join(" ")
     ))

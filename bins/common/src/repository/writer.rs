@@ -251,15 +251,29 @@ pub struct Copies<'a> {
 
 impl Write for Copies<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.fanout.write(bytes)
+        self.fanout.write(bytes).map_err(|error| self.placed(error))
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.fanout.flush()
+        self.fanout.flush().map_err(|error| self.placed(error))
     }
 }
 
 impl Copies<'_> {
+    /// Says where it was that nobody took the object any more.
+    fn placed(&self, error: std::io::Error) -> std::io::Error {
+        let place = |target: &&Target<'_>| {
+            let repository = target.repository;
+            format!(
+                "repository \"{}\" ({})",
+                repository.name,
+                repository.store.describe(None)
+            )
+        };
+        let places: Vec<String> = self.targets.iter().map(place).collect();
+        Error::io(error, format!("store {} in {}", self.name, places.join(", "))).into()
+    }
+
     /// Makes the object durable in each repository and notes it; `plain` is the length of its content in bytes.
     ///
     /// # Errors
