@@ -229,9 +229,11 @@ EOF
 ## Parts
 
 part_backup() {
-    local round one last
+    local round one last times=$rounds
+    # Somebody who only restores needs one.
+    wanted backup || times=1
     say "$set: full backup"
-    for ((round = 1; round <= rounds; round++)); do
+    for ((round = 1; round <= times; round++)); do
         for one in "${ours[@]}"; do
             archive_to "$one"
             rm -rf "$base/$one"/repository/main/backup/*

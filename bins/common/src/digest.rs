@@ -209,7 +209,8 @@ pub fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, bytes)
 }
 
-/// The CRC32C of two stretches, from that of each and the length of the second: some 0.1 µs, so it may be done for each page.
+/// The CRC32C of two stretches, from that of each and the length of the second: under a microsecond, so it may be done
+/// for each page.
 pub fn crc32c_combine(first: u32, second: u32, second_bytes: u64) -> u32 {
     // Appending n bytes multiplies what came before by x^8n; 8 is 2^3.
     let shift = (POWERS.iter().skip(3).zip(0..u64::BITS))
