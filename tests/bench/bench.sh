@@ -391,7 +391,9 @@ part_get() {
     for ((round = 1; round <= rounds * 3; round++)); do
         at=${wal[$((round % ${#wal[@]}))]}
         take get-cold default "$round" $(get_ours "$base/default-alone.toml" "$at" "$to")
+        rm -f "$to"
         take get-cold pgbackrest "$round" $(get_peer "$base/pgbackrest.conf" "$at" "$to")
+        rm -f "$to"
         take get-cold cp "$round" cp "$base/plain/$at" "$to"
         rm -f "$to"
     done
@@ -404,8 +406,11 @@ part_get() {
         fetched_ahead "$base/pgbackrest/spool"
         for at in "${wal[@]:1:6}"; do
             take get-ahead true "$round.$at" /bin/true
+            # PostgreSQL removes what stands at the destination before it asks (xlogarchive.c).
+            rm -f "$to"
             take get-ahead default "$round.$at" $(get_ours "$(pgkeep default)" "$at" "$to")
             cmp -s "$to" "$base/plain/$at" || die "fetched something else than $at"
+            rm -f "$to"
             take get-ahead pgbackrest-async "$round.$at" $(get_peer "$base/pgbackrest-async.conf" "$at" "$to")
         done
     done
