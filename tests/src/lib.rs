@@ -24,6 +24,7 @@ pub mod bare;
 pub mod cluster;
 pub mod contents;
 pub mod mutilate;
+pub mod patroni;
 pub mod pgbench;
 pub mod scratch;
 pub mod site;
