@@ -23,6 +23,7 @@ pub mod account;
 pub mod bare;
 pub mod cluster;
 pub mod contents;
+pub mod mounts;
 pub mod mutilate;
 pub mod patroni;
 pub mod pgbench;

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use system_tests::scratch::copy_dir;
 use system_tests::stand::debian_program;
 use system_tests::wait::PATIENCE;
 use system_tests::{Cluster, Options, RepoOptions, Scratch, Server, Site, Stop, Tool, account, each_major, mutilate};
@@ -66,14 +67,7 @@ fn a_copied_data_directory_runs_beside_its_original(server: &Server) {
     let before = cluster.checksum("postgres");
     cluster.stop(Stop::Fast);
     let copy = scratch.path("copy");
-    Tool::program("cp")
-        .arg("-a")
-        .arg(cluster.data())
-        .arg(&copy)
-        .under(["env"])
-        .as_root()
-        .run()
-        .expect_code(0);
+    copy_dir(cluster.data(), &copy);
     cluster.start();
 
     let adopted = Cluster::adopt(&scratch, server, &copy);
