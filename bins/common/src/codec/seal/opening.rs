@@ -35,6 +35,8 @@ pub struct Opening {
     identities: Arc<[x25519::Identity]>,
     /// Where they came from, for messages.
     origin: Option<Arc<str>>,
+    /// Why the configured ones cannot be used.
+    unusable: Option<Arc<Error>>,
 }
 
 impl std::fmt::Debug for Opening {
@@ -92,7 +94,22 @@ impl Opening {
         Ok(Self {
             identities: identities.into(),
             origin: Some(path.to_string().into()),
+            unusable: None,
         })
+    }
+
+    /// Has no identity, for this reason: what is configured cannot be used. Writing needs none, so it goes on; whoever wants
+    /// to read hears why that is impossible.
+    pub fn unusable(why: Error) -> Self {
+        Self {
+            unusable: Some(Arc::new(why)),
+            ..Self::default()
+        }
+    }
+
+    /// Why the configured identities cannot be used, if so.
+    pub fn why_unusable(&self) -> Option<&Error> {
+        self.unusable.as_deref()
     }
 
     /// Whether there is any identity.
@@ -140,6 +157,9 @@ impl Opening {
     }
 
     fn decrypt<R: Read>(&self, source: R) -> Result<(AgeHeader, StreamReader<Headed<R>>)> {
+        if let Some(why) = self.why_unusable() {
+            return Err(why.copy().context("cannot decrypt"));
+        }
         if self.identities.is_empty() {
             return Err(
                 Error::new(Kind::Config, "cannot decrypt: no identity is configured here")
@@ -354,6 +374,23 @@ mod tests {
         assert!(may_be_read(0o100_400, 26) && may_be_read(0o100_600, 0));
         assert!(may_be_read(0o100_440, 0) && !may_be_read(0o100_440, 26));
         assert!(!may_be_read(0o100_640, 0) && !may_be_read(0o100_444, 0));
+    }
+
+    #[test]
+    fn an_identity_that_cannot_be_used_is_named_by_whoever_wants_to_read() {
+        let why = Opening::from_identity_file(Path::new("/nonexistent/identity")).unwrap_err();
+        let opening = Opening::unusable(why);
+        assert!(!opening.has_identity());
+        assert!(
+            opening.open(&b"plain"[..], false).is_ok(),
+            "what is in clear needs no identity"
+        );
+        let error = opening.open(&b"sealed"[..], true).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Config);
+        assert!(
+            crate::error::chain(&error).contains("/nonexistent/identity"),
+            "{error:?}"
+        );
     }
 
     #[test]
