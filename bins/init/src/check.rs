@@ -114,13 +114,16 @@ fn wrong(message: String, hint: &str) -> Error {
     Error::new(Kind::Failed, message).hint(hint)
 }
 
+/// Says of a setting's value whether it will do.
+type Judge<'a> = &'a dyn Fn(&str) -> Result<String>;
+
 fn check_server(cluster: &Cluster, environment: &dyn Fn(&str) -> Option<String>) -> Vec<Finding> {
     let archive_command = |value: &str| {
         command::judge(value, &|path| {
             std::fs::metadata(path).is_ok_and(|found| found.is_file())
         })
     };
-    let judges: [(&str, &dyn Fn(&str) -> Result<String>); 5] = [
+    let judges: [(&str, Judge<'_>); 5] = [
         ("wal_level", &judge_wal_level),
         ("archive_mode", &judge_archive_mode),
         ("archive_command", &archive_command),
