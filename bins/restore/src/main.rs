@@ -1,13 +1,16 @@
 //! `pgkeep-restore`: a backup, or any moment in its window, into a directory.
 
+mod archived;
 mod args;
 mod fetch;
+mod maps;
 mod piece;
 mod place;
 mod plan;
 mod progress;
-mod reach;
+mod refusal;
 mod restore;
+mod route;
 mod settings;
 mod show;
 mod survey;
@@ -27,7 +30,6 @@ use common::process;
 use common::time::UtcTime;
 
 use crate::args::{ArchiveMode, Args, TargetAction};
-use crate::plan::NoMaps;
 use crate::restore::{Order, Prepared};
 use crate::target::{Action, Request, Timeline, Wanted};
 
@@ -43,7 +45,7 @@ fn run(args: Args) -> Result<()> {
     let order = order(&args, &config, cluster, now)?;
     if args.dry_run {
         let repositories = open::repositories(&config, cluster, &args.repositories.names)?;
-        let prepared = restore::prepare(&order, &repositories, &NoMaps)?;
+        let prepared = restore::prepare(&order, &repositories)?;
         exit::print(&shown(&prepared, args.format.format)?)?;
         return prepared.check_destination();
     }
@@ -59,7 +61,7 @@ fn run(args: Args) -> Result<()> {
 
 fn work(args: &Args, config: &Config, cluster: &Cluster, order: &Order) -> Result<Report> {
     let repositories = open::repositories(config, cluster, &args.repositories.names)?;
-    let prepared = restore::prepare(order, &repositories, &NoMaps)?;
+    let prepared = restore::prepare(order, &repositories)?;
     shown(&prepared, FormatName::Text)?
         .lines()
         .for_each(|line| log::info!("{line}"));

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use common::durable;
 use common::error::{Context, Error, Kind, Result};
 use common::postgres::manifest::manifest_path;
-use common::postgres::{Major, ManifestWriter, WalRange, recovery};
+use common::postgres::{Major, ManifestWriter, SystemId, WalRange, recovery};
 use common::repository::backup::{self, BackupInfo};
 use common::repository::manifest::{Entry, Node};
 use common::repository::{Label, Repository, reader};
@@ -22,10 +22,11 @@ use common::sorter::{Sorted, Sorter};
 use common::time::UtcTime;
 use common::units::ByteSize;
 
+use crate::archived::Archived;
 use crate::fetch::{self, Sources};
 use crate::piece::Piece;
 use crate::place::{self, CONTROL, CONTROL_TEMPORARY, Layout, MARKER, Places, Spot};
-use crate::plan::{self, Choice, Maps};
+use crate::plan::{self, Choice};
 use crate::progress;
 use crate::settings::{self, Fetcher};
 use crate::show::{Place, Plan, PlannedBackup, PlannedWal, Space, Unheard};
@@ -82,13 +83,19 @@ pub struct Prepared<'a> {
 ///
 /// # Errors
 /// `NotFound`, `Refused`, `Config` with the reason why it cannot be done; what the repositories gave.
-pub fn prepare<'a>(order: &Order, repositories: &'a [Repository], maps: &dyn Maps) -> Result<Prepared<'a>> {
+pub fn prepare<'a>(order: &Order, repositories: &'a [Repository]) -> Result<Prepared<'a>> {
     order.request.check()?;
     let survey = survey(repositories, &order.cache, &order.request)?;
     for silent in &survey.silent {
         log::warn!("repository \"{}\" does not answer: {}", silent.name, silent.why);
     }
-    let choice = plan::decide(&order.request, &survey.archive, maps, order.now)?;
+    let maps = Archived {
+        sources: &survey.answered,
+        system: survey.system.unwrap_or(SystemId(0)),
+        size: survey.archive.segment_size,
+        jobs: order.jobs,
+    };
+    let choice = plan::decide(&order.request, &survey.archive, &maps, order.now)?;
     let layout = Layout::new(&order.places, &choice.backup.tablespaces)?;
     let (repositories, info, totals) = read_manifest(&survey, &choice, &layout)?;
     let restore_command = order.fetcher.command()?;
@@ -145,6 +152,7 @@ fn read_manifest<'a>(
                     survey
                         .answered
                         .iter()
+                        .map(|(repository, _)| *repository)
                         .filter(|other| !known.contains(other.name.as_str())),
                 );
                 return Ok((order, info, totals));
@@ -318,7 +326,7 @@ fn silence_note(survey: &Survey<'_>) -> Option<String> {
     let others: Vec<String> = survey
         .answered
         .iter()
-        .map(|repository| format!("--repository {}", repository.name))
+        .map(|(repository, _)| format!("--repository {}", repository.name))
         .collect();
     Some(format!(
         "at the end of WAL and before a promotion the server asks repository {} too, and stops without its answer; to do \

@@ -14,6 +14,7 @@ pub mod index;
 pub mod keys;
 pub mod manifest;
 pub mod pins;
+pub mod reach;
 pub mod reader;
 pub mod wal;
 pub mod windows;
