@@ -401,6 +401,14 @@ fn damaged_pages_are_named_by_file_and_block_and_the_backup_does_not_count() {
         (Some(true), Some(false))
     );
     assert_eq!(of(&damaged)["damaged_pages"], 3);
+    let damage = serde_json::json!([{
+        "path": format!("data/{path}"),
+        "blocks": [{"first": 0, "last": 0}, {"first": 7, "last": 7}, {"first": 100, "last": 100}],
+    }]);
+    assert_eq!(of(&damaged)["damage"], damage);
+    assert_eq!(of(&good)["damage"], serde_json::json!([]));
+    let listed = format!("DAMAGED: {damaged}: data/{path}: blocks 0, 7, 100");
+    story.tool("info").run().expect_code(0).expect_said(&listed);
 
     story.step("restore passes over it, unless it is named");
     story.archive_all();

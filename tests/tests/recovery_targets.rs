@@ -477,6 +477,18 @@ fn after_two_recoveries_each_timeline_can_be_followed(server: &Server) {
         "4",
     );
 
+    story.step("info's windows are what restore accepts, also where WAL is missing");
+    let whole = windows_are_what_restore_accepts(&story);
+    let timelines: Vec<u64> = whole.iter().map(|(_, timeline)| *timeline).collect();
+    assert_eq!(timelines, [1, 2, 3], "{whole:?}");
+    let second = whole[1].0.clone();
+    let segment = story.site.repo().wal(&second);
+    let aside = story.scratch.path("segment");
+    fs::rename(&segment, &aside).unwrap();
+    let gap = windows_are_what_restore_accepts(&story);
+    assert!(gap.iter().all(|(last, _)| *last != second), "{gap:?}");
+    fs::rename(&aside, &segment).unwrap();
+
     story.step("a timeline that is not there is refused");
     let to = story.scratch.path("nine");
     story
@@ -500,6 +512,37 @@ fn after_two_recoveries_each_timeline_can_be_followed(server: &Server) {
         restored.wait_promoted(PATIENCE);
         assert_eq!(found(&restored), "1 21 31 32 33");
     }
+}
+
+/// Each window that info shows ends exactly where restore begins to refuse.
+fn windows_are_what_restore_accepts(story: &Story) -> Vec<(String, u64)> {
+    let info = story
+        .tool("info")
+        .args(["--format", "json"])
+        .run()
+        .expect_code(0)
+        .json();
+    let windows = info["repositories"][0]["systems"][0]["windows"].clone();
+    let mut found = Vec::new();
+    for window in windows.as_array().unwrap() {
+        let word = |name: &str| window[name].as_str().unwrap().to_owned();
+        let timeline = window["timeline"].as_u64().unwrap();
+        let restore = |lsn: &str, code| {
+            let arguments = ["--backup", &word("label"), "--target-timeline", &timeline.to_string()];
+            let tool = story.restore_to(&story.scratch.path("window"), &arguments);
+            tool.args(["--target-lsn", lsn, "--dry-run"]).run().expect_code(code);
+        };
+        let (high, low) = word("to_lsn")
+            .split_once('/')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .unwrap();
+        let last = format!("{high}/{:X}", u64::from_str_radix(&low, 16).unwrap() - 1);
+        restore(&word("from_lsn"), 0);
+        restore(&last, 0);
+        restore(&word("to_lsn"), 1);
+        found.push((word("last_segment"), timeline));
+    }
+    found
 }
 
 each_major!(a_standby_from_a_backup_follows_the_archive_and_can_be_promoted: 13 15 18);

@@ -196,9 +196,10 @@ fn read_wal(repository: &Repository, system: SystemId, size: SegmentSize) -> Res
         )));
     }
     let list = wal::list(repository, system, size)?;
-    let mut histories = BTreeMap::new();
-    for (id, content) in wal::histories(repository, system)? {
-        histories.insert(id, TimelineHistory::parse(id, &content)?);
+    let histories = wal::read_histories(repository, system)?;
+    // Without it a wrong branch might be taken for the newest: another repository has to serve.
+    match histories.unreadable.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok((list, histories.known)),
     }
-    Ok((list, histories))
 }

@@ -17,7 +17,6 @@ pub mod pins;
 pub mod reach;
 pub mod reader;
 pub mod wal;
-pub mod windows;
 pub mod writer;
 
 use std::sync::{Arc, OnceLock};

@@ -400,4 +400,58 @@ mod tests {
         let walk = wal(&[]).walk(&TimelineHistory::root(TimelineId(1)), at(3, 0), Some(at(3, 1)), SIZE);
         assert_eq!((walk.last(), walk.missing.unwrap().number.0), (None, 3));
     }
+
+    fn backup(timeline: u32, start: Lsn, stop: Lsn) -> BackupInfo {
+        let text = format!(
+            r#"{{"format":1,"label":"20261120T020000Z-full-3f9a1c","type":"full","cluster":"main","system_identifier":"7",
+            "major":15,"server_version":"15.18","pgkeep":"x","host":"h","role":"primary","note":null,
+            "started":"2026-11-20T02:00:00Z","stopped":"2026-11-20T02:01:00Z","finished":"2026-11-20T02:02:00Z",
+            "timeline":{timeline},"start_lsn":"{start}","stop_lsn":"{stop}","wal":{{"first":"a","last":"b"}},
+            "segment_size":{},"block_size":8192,"data_checksums":false,"tablespaces":[],"base":null,"references":[],
+            "reused_from":null,"files":1,"size":1,"stored":1,"durations":{{}},"damaged_pages":0,"good":true,"objects":[],
+            "signature":null}}"#,
+            SIZE.bytes()
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_backup_without_its_own_wal_reaches_nothing_and_says_which_segment_is_missing() {
+        let (backup, root) = (backup(1, at(2, 40), at(4, 8)), TimelineHistory::root(TimelineId(1)));
+        for (ranges, missing) in [
+            (&[(1, 3, 9)][..], 2),
+            (&[(1, 2, 3), (1, 5, 9)], 4),
+            (&[(1, 2, 2)], 3),
+            (&[], 2),
+        ] {
+            let found = window(&backup, &root, &wal(ranges), SIZE).unwrap_err();
+            assert_eq!(found.number.0, missing, "{ranges:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_ends_exactly_where_a_walk_fails() {
+        let (root, second) = (TimelineHistory::root(TimelineId(1)), second());
+        let backup = backup(1, at(2, 40), at(3, 0));
+        type Case<'a> = (&'a TimelineHistory, &'a [(u32, u64, u64)], Lsn, bool);
+        let cases: [Case<'_>; 8] = [
+            (&root, &[(1, 1, 9)], at(10, 0), false),
+            (&root, &[(1, 1, 4), (1, 6, 9)], at(5, 0), true),
+            // The backup stops at the end of a segment.
+            (&root, &[(1, 2, 2)], at(3, 0), false),
+            (&second, &[(1, 1, 5), (2, 5, 9)], at(10, 0), false),
+            (&second, &[(1, 1, 4), (2, 5, 5), (2, 7, 9)], at(6, 0), true),
+            (&second, &[(1, 1, 3), (2, 5, 9)], at(4, 0), true),
+            // The old timeline's segment leads up to the switch, and what it holds behind that is given up.
+            (&second, &[(1, 1, 9)], at(5, 0x100), true),
+            (&second, &[(1, 1, 4)], at(5, 0), false),
+        ];
+        for (history, ranges, to, missing) in cases {
+            let wal = wal(ranges);
+            let found = window(&backup, history, &wal, SIZE).unwrap();
+            assert_eq!((found.to_lsn, found.missing.is_some()), (to, missing), "{ranges:?}");
+            let reached = |lsn| wal.walk(history, backup.start_lsn, Some(lsn), SIZE).missing.is_none();
+            assert!(reached(before(to)) && !reached(to), "{ranges:?}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 
 use crate::codec::{CompressedStream, Descriptor, decode_to, peek};
 use crate::error::{Context, Error, Kind, Result};
-use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineId, WalName};
+use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineHistory, TimelineId, WalName};
 use crate::repository::{Nonce, Repository, events};
 use crate::storage::Key;
 use crate::time::UtcTime;
@@ -250,21 +250,6 @@ pub struct WalList {
 }
 
 impl WalList {
-    /// Whether every segment from `first` to `last` of `timeline` is there.
-    pub fn covers(&self, timeline: TimelineId, first: SegmentNumber, last: SegmentNumber) -> bool {
-        self.ranges
-            .iter()
-            .any(|range| range.timeline == timeline && range.first <= first && last <= range.last)
-    }
-
-    /// The last segment that follows `from` without a gap on `timeline`, if `from` is there.
-    pub fn reaches(&self, timeline: TimelineId, from: SegmentNumber) -> Option<SegmentNumber> {
-        self.ranges
-            .iter()
-            .find(|range| range.timeline == timeline && range.first <= from && from <= range.last)
-            .map(|range| range.last)
-    }
-
     /// Whether the map of this segment is there.
     pub fn has_map(&self, timeline: TimelineId, number: SegmentNumber) -> bool {
         let at = self
@@ -353,6 +338,39 @@ pub fn histories(repository: &Repository, system: SystemId) -> Result<BTreeMap<T
             let mut content = Vec::new();
             fetch(repository, system, &name, &mut content)?;
             found.insert(timeline, content);
+        }
+    }
+    Ok(found)
+}
+
+/// Timeline histories, as far as they can be read.
+#[derive(Debug, Default)]
+pub struct Histories {
+    /// Those that could be read.
+    pub known: BTreeMap<TimelineId, TimelineHistory>,
+    /// Those that are there and cannot be used, and why.
+    pub unreadable: Vec<(TimelineId, Error)>,
+}
+
+/// Reads every timeline history of a system; one that cannot be read does not hide the others.
+///
+/// # Errors
+/// What listing them gave.
+pub fn read_histories(repository: &Repository, system: SystemId) -> Result<Histories> {
+    let folder = repository.keys().histories(system)?;
+    let mut found = Histories::default();
+    for name in repository.store.children(Some(&folder))? {
+        let Some(name @ WalName::History { timeline }) = stored_name(&name) else {
+            continue;
+        };
+        let mut content = Vec::new();
+        let history =
+            fetch(repository, system, &name, &mut content).and_then(|_| TimelineHistory::parse(timeline, &content));
+        match history {
+            Ok(history) => {
+                found.known.insert(timeline, history);
+            }
+            Err(error) => found.unreadable.push((timeline, error)),
         }
     }
     Ok(found)
