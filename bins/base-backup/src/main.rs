@@ -8,10 +8,10 @@ mod item;
 mod listing;
 mod pages;
 mod plan;
-mod progress;
 mod result;
 mod role;
 mod server;
+mod tally;
 mod wait;
 
 use std::io::IsTerminal;

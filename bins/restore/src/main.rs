@@ -7,7 +7,6 @@ mod maps;
 mod piece;
 mod place;
 mod plan;
-mod progress;
 mod refusal;
 mod restore;
 mod route;

@@ -9,12 +9,13 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::durable;
 use common::error::{Context, Error, Kind, Result};
 use common::postgres::manifest::manifest_path;
 use common::postgres::{Major, ManifestWriter, SystemId, WalRange, recovery};
+use common::progress::{self, Progress};
 use common::repository::backup::{self, BackupInfo};
 use common::repository::manifest::{Entry, Node};
 use common::repository::{Label, Repository, reader};
@@ -27,7 +28,6 @@ use crate::fetch::{self, Sources};
 use crate::piece::Piece;
 use crate::place::{self, CONTROL, CONTROL_TEMPORARY, Layout, MARKER, Places, Spot};
 use crate::plan::{self, Choice};
-use crate::progress;
 use crate::settings::{self, Fetcher};
 use crate::show::{Place, Plan, PlannedBackup, PlannedWal, Space, Unheard};
 use crate::survey::{Survey, survey};
@@ -359,7 +359,8 @@ impl Prepared<'_> {
         let pieces = self.make_directories()?;
         let done = AtomicU64::new(0);
         let sources = Sources::new(self.labels.clone(), self.repositories.clone());
-        progress::showing(self.plan.size_bytes, order.on_terminal, &done, || {
+        let progress = Progress::begin("restored", self.plan.size_bytes, order.on_terminal, Instant::now());
+        progress::showing(progress, &done, || {
             fetch::fetch(pieces, &sources, &self.layout, order.jobs, &done)
         })?;
         self.finish_files()?;
