@@ -19,8 +19,8 @@ use common::repository::reader::{self, Bundle};
 use common::repository::{Label, Repository};
 use common::sorter::Sorted;
 
+use crate::layout::{Layout, Spot};
 use crate::piece::{Part, Piece};
-use crate::place::{Layout, Spot};
 
 /// Read and written in one go, in bytes; a multiple of the codec's frame.
 const STEP_BYTES: usize = 1 << 20;
