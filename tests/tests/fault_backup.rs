@@ -203,7 +203,8 @@ fn a_repository_that_is_not_ours_or_not_there_takes_no_backup() {
         .replace("\"format\":1", "\"format\":2");
     assert_ne!(original, newer, "{original}");
     account::write(&identity, &newer, 0o400);
-    refused(&story, &story.tool("base-backup"), 1, &["format", "2", "local"]);
+    let cause = "no repository is left that can take this backup: repository \"local\": ";
+    refused(&story, &story.tool("base-backup"), 1, &["format", "2", cause]);
 
     story.step("another repository in the same place");
     let scratch = &story.scratch;
@@ -383,6 +384,21 @@ fn damaged_pages_are_named_by_file_and_block_and_the_backup_does_not_count() {
         );
     }
     assert_eq!(story.site.status("base-backup")["exit_code"], 1);
+
+    story.step("a program reads the same");
+    let json = story
+        .tool("base-backup")
+        .args(["--format", "json"])
+        .run()
+        .expect_code(1)
+        .json();
+    assert_eq!(json["backup"]["damaged_pages"], 3, "{json}");
+    assert_eq!(json["backup"]["damage"][0]["path"], format!("data/{path}"), "{json}");
+    assert_eq!(json["backup"]["repositories"][0]["stored"], true, "{json}");
+    assert!(
+        json["complaint"].as_str().unwrap().contains("3 damaged pages"),
+        "{json}"
+    );
 
     story.step("info lists it as damaged");
     let info = story.tool("info").args(["--format", "json"]).run();

@@ -446,7 +446,7 @@ impl Backup<'_> {
         let outcomes = writer.commit(&info);
         let stored = outcomes.iter().find_map(|outcome| outcome.result.as_ref().ok());
         match stored {
-            Some(info) => Ok(Ended::Made(Made::new(info, &outcomes))),
+            Some(info) => Ok(Ended::Made(Made::new(info, &outcomes, &copied.tally.damaged_files()))),
             None => {
                 let failed = outcomes.into_iter().find_map(|outcome| outcome.result.err());
                 Err(failed.unwrap_or_else(|| Error::new(Kind::Config, "no repository is configured")))

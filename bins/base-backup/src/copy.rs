@@ -179,7 +179,7 @@ impl<'a> Copying<'a> {
         let placed = bundle.writer.end_file()?;
         let damage = check.map(FileCheck::finish).unwrap_or_default();
         if damage.pages() > 0 {
-            Tally::add(&self.tally.damaged_pages, damage.pages());
+            self.tally.damage(&item.path, damage.pages(), damage.runs());
             let (pages, runs) = (damage.pages(), damage.describe(LISTED_RUNS));
             log::error!("{} has {pages} damaged pages: blocks {runs}", item.source.display());
         }
