@@ -192,7 +192,8 @@ fn a_repository_that_is_not_ours_or_not_there_takes_no_backup() {
     story.step("a newer format");
     let original = fs::read_to_string(&identity).unwrap();
     account::write(&identity, newer_format(&original), 0o400);
-    refused(&story, &story.tool("base-backup"), 1, &["format", "2", "local"]);
+    let cause = "no repository is left that can take this backup: repository \"local\": ";
+    refused(&story, &story.tool("base-backup"), 1, &["format", "2", cause]);
 
     story.step("another repository in the same place");
     let scratch = &story.scratch;
@@ -340,6 +341,21 @@ fn damaged_pages_are_named_by_file_and_block_and_the_backup_does_not_count() {
     }
     assert_eq!(story.site.status("base-backup")["exit_code"], 1);
 
+    story.step("a program reads the same");
+    let json = story
+        .tool("base-backup")
+        .args(["--format", "json"])
+        .run()
+        .expect_code(1)
+        .json();
+    assert_eq!(json["backup"]["damaged_pages"], 3, "{json}");
+    assert_eq!(json["backup"]["damage"][0]["path"], format!("data/{path}"), "{json}");
+    assert_eq!(json["backup"]["repositories"][0]["stored"], true, "{json}");
+    assert!(
+        json["complaint"].as_str().unwrap().contains("3 damaged pages"),
+        "{json}"
+    );
+
     story.step("info lists it as damaged");
     let info = story.tool("info").args(["--format", "json"]).run();
     let backups = info.json()["repositories"][0]["backups"].clone();
@@ -357,6 +373,14 @@ fn damaged_pages_are_named_by_file_and_block_and_the_backup_does_not_count() {
         (Some(true), Some(false))
     );
     assert_eq!(of(&damaged)["damaged_pages"], 3);
+    let damage = serde_json::json!([{
+        "path": format!("data/{path}"),
+        "blocks": [{"first": 0, "last": 0}, {"first": 7, "last": 7}, {"first": 100, "last": 100}],
+    }]);
+    assert_eq!(of(&damaged)["damage"], damage);
+    assert_eq!(of(&good)["damage"], serde_json::json!([]));
+    let listed = format!("DAMAGED: {damaged}: data/{path}: blocks 0, 7, 100");
+    story.tool("info").run().expect_code(0).expect_said(&listed);
 
     story.step("restore passes over it, unless it is named");
     story.archive_all();

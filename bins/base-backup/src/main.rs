@@ -8,16 +8,17 @@ mod item;
 mod listing;
 mod pages;
 mod plan;
-mod progress;
 mod result;
 mod role;
 mod server;
+mod tally;
 mod wait;
 
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
+use common::config::cli::FormatName;
 use common::config::{Cluster, Config};
 use common::error::{Error, Kind, Result};
 use common::exit;
@@ -48,7 +49,10 @@ fn main() -> ExitCode {
         };
         job.finish(&report, UtcTime::now());
         let ended = result?;
-        exit::print(&ended.text())?;
+        match args.format.format {
+            FormatName::Text => exit::print(&ended.text())?,
+            FormatName::Json => exit::print(&ended.json()?)?,
+        }
         Ok(ended)
     })
 }
