@@ -16,8 +16,8 @@ use common::postgres::{SegmentName, WalName};
 use common::process;
 use common::repository::Repository;
 
+use crate::call::Call;
 use crate::checked;
-use crate::get::Call;
 use crate::spool::Spool;
 
 /// Starts the process that fetches `first` and what follows, unless one runs or there is enough in the spool.
