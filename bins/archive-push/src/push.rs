@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use common::config::{Cluster, Config};
 use common::error::{Context, Error, Kind, Result};
@@ -16,7 +16,7 @@ use common::postgres::{ControlFile, WalName};
 use common::repository::ClusterName;
 use common::repository::pins::{Pin, Pins};
 use common::time::UtcTime;
-use common::{open, process};
+use common::{leftovers, open, process};
 
 use crate::marker::Markers;
 use crate::target::Run;
@@ -115,6 +115,12 @@ pub fn attempt(config: &Config, cluster: &Cluster, asked: &Asked, host: &str) ->
         Ok((run, repositories)) => {
             let markers = Markers::new(&config.spool_directory, &cluster.name, &asked.data_directory);
             let result = store::run(&run, config, repositories, &markers, asked.name);
+            // Where archive-get's own child, which nobody waits for, may never run.
+            leftovers::collect(
+                &config.spool_directory.join(&cluster.name),
+                &["get", "push"],
+                SystemTime::now(),
+            );
             (result, run.is_held_up())
         }
         Err(error) => (Err(error), false),
