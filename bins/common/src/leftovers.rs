@@ -3,6 +3,9 @@
 //!
 //! Nothing there is needed: what is removed by mistake is fetched or compared again. So age alone decides, and a directory
 //! whose lock is held stays. What cannot be removed stays too, until the next time.
+//!
+//! A directory's lock goes with it. Whoever opened that file a moment before then holds a lock that keeps nobody out: its
+//! directory is gone or somebody's again, and two may write the same segment there, which is checked before it is used.
 
 use std::fs;
 use std::path::Path;
