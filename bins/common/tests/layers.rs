@@ -23,6 +23,7 @@ const MODULES: [(&str, u8, u8); 20] = [
     ("progress", 0, 4),
     ("sorter", 0, 4),
     ("journal", 0, 4),
+    ("leftovers", 0, 5),
     ("exit", 0, 5),
     ("codec", 1, 0),
     ("job", 1, 0),
