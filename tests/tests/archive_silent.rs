@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use archive_stand::mounts::Mounted;
 use archive_stand::{Archive, get, push};
+use system_tests::mounts::Mounted;
 use system_tests::{RepoOptions, Server, account, each_major, mutilate};
 
 /// Every segment waits to be archived again, and no repository has one.
