@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Module, layer, and rank within the layer: a module may use what has a lower layer, or in its own layer a lower
 /// rank. Modules of equal rank do not know each other.
-const MODULES: [(&str, u8, u8); 20] = [
+const MODULES: [(&str, u8, u8); 21] = [
     ("error", 0, 0),
     ("units", 0, 1),
     ("digest", 0, 1),
