@@ -1,0 +1,185 @@
+//! Which backups go over, and how one does: everything it names first, `backup.json` last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::error::{Context, Error, Kind, Result};
+use common::postgres::{SegmentNumber, WalName};
+use common::repository::backup::{self, BackupInfo, Intent, ObjectRecord};
+use common::repository::catalog::Catalog;
+use common::repository::{FORMAT, Label};
+use common::time::UtcTime;
+
+use crate::copy::{Route, look_at};
+use crate::sync::How;
+use crate::tally::Target;
+
+/// A backup that the target has begun is left alone for so long after its end: whoever writes it may be about to commit.
+const COMMITTING: Duration = Duration::from_secs(600);
+
+/// What is to be copied.
+#[derive(Debug, Default)]
+pub struct Plan<'a> {
+    /// Backups, those that others lean on first.
+    pub copied: Vec<&'a BackupInfo>,
+    /// Backups that stay behind, and why.
+    pub skipped: Vec<(Label, String)>,
+    /// By system identifier: the first segment that a backup of the target needs.
+    pub oldest: BTreeMap<String, SegmentNumber>,
+}
+
+/// Decides. Nothing damaged goes over, nothing whose base does not, and nothing twice.
+pub fn plan<'a>(ours: &'a Catalog, theirs: &Catalog, now: UtcTime) -> Plan<'a> {
+    let mut plan = Plan::default();
+    let mut there: BTreeSet<Label> = theirs.backups.iter().map(|info| info.label).collect();
+    // Labels sort by time, and a backup leans on older ones only.
+    for info in &ours.backups {
+        let missing = info.references.iter().find(|label| !there.contains(label));
+        let skipped = if there.contains(&info.label) {
+            continue;
+        } else if !info.good {
+            Some("it has damaged pages".to_owned())
+        } else if theirs.unfinished.contains(&info.label) && now.since(info.finished) < COMMITTING {
+            Some("it is being written there".to_owned())
+        } else {
+            missing.map(|label| format!("it leans on {label}, which is not there"))
+        };
+        match skipped {
+            Some(why) => plan.skipped.push((info.label, why)),
+            None => {
+                there.insert(info.label);
+                plan.copied.push(info);
+            }
+        }
+    }
+    for info in theirs.backups.iter().chain(plan.copied.iter().copied()) {
+        if let Some(first) = first_segment(info) {
+            let oldest = plan.oldest.entry(info.system_identifier.clone()).or_insert(first);
+            *oldest = first.min(*oldest);
+        }
+    }
+    plan
+}
+
+/// The number of the first segment that a backup needs.
+fn first_segment(info: &BackupInfo) -> Option<SegmentNumber> {
+    match WalName::parse(&info.wal.first).ok()? {
+        WalName::Segment(name) => name.number(info.wal_segment_size().ok()?),
+        _ => None,
+    }
+}
+
+/// Copies one backup. What an interrupted run has copied already stays.
+///
+/// # Errors
+/// `Corrupt` if an object of it is damaged; else what the stores say. Then it does not exist in the target.
+pub fn copy(route: &Route<'_>, info: &BackupInfo, how: &How<'_>, tally: &Target) -> Result<()> {
+    if how.dry_run {
+        return Ok(());
+    }
+    announce(route, info)?;
+    let records = Mutex::new(vec![None; info.objects.len()]);
+    let failed: Mutex<Option<Error>> = Mutex::new(None);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while failed.lock().is_ok_and(|failed| failed.is_none()) {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(object) = info.objects.get(at) else { return };
+            match copy_object(route, info.label, object, tally) {
+                Ok(record) => {
+                    if let Ok(mut records) = records.lock()
+                        && let Some(place) = records.get_mut(at)
+                    {
+                        *place = Some(record);
+                    }
+                }
+                Err(error) => {
+                    if let Ok(mut failed) = failed.lock() {
+                        failed.get_or_insert(error);
+                    }
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..how.jobs.min(info.objects.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    if let Some(error) = failed.into_inner().unwrap_or_default() {
+        return Err(error);
+    }
+    let objects: Option<Vec<ObjectRecord>> = records.into_inner().unwrap_or_default().into_iter().collect();
+    let Some(objects) = objects else {
+        return Err(Error::new(Kind::Failed, "a worker ended without its object"));
+    };
+    let copied = BackupInfo {
+        stored: objects.iter().map(|object| object.size).sum(),
+        objects,
+        ..info.clone()
+    };
+    match backup::commit(route.target, &copied) {
+        Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Says that it is being written, so that nobody takes it for garbage.
+fn announce(route: &Route<'_>, info: &BackupInfo) -> Result<()> {
+    let intent = Intent {
+        format: FORMAT,
+        label: info.label,
+        host: common::open::host_name(),
+        pid: std::process::id(),
+        started: info.started,
+        system_identifier: info.system_identifier.clone(),
+        leans_on: info.references.clone(),
+    };
+    match backup::write_intent(route.target, &intent) {
+        Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Copies one object, or finds it copied, and returns what the target's `backup.json` says of it.
+fn copy_object(route: &Route<'_>, label: Label, object: &ObjectRecord, tally: &Target) -> Result<ObjectRecord> {
+    let is_metadata = !object.key.contains(".tar.");
+    let name = object.key.strip_suffix(".age").unwrap_or(&object.key);
+    let name = format!("{name}{}", route.target.suffix()?);
+    let from = route.source.keys().of_backup(label, &object.key)?;
+    let to = route.target.keys().of_backup(label, &name)?;
+    let place = || route.target.store.describe(Some(&to));
+    let stored = match route.target.store.stat(&to)? {
+        // Objects appear whole; of the same bytes the size says enough.
+        Some(there) if !route.reseals(is_metadata) && there.size == object.size => {
+            return Ok(object.clone());
+        }
+        Some(_) if route.reseals(is_metadata) => look_at(route.target, &to)?,
+        Some(there) => {
+            let message = format!(
+                "{} has {} bytes, and {} were to be copied",
+                place(),
+                there.size,
+                object.size
+            );
+            return Err(Error::new(Kind::Refused, message)
+                .hint("another program wrote under this label; remove the label's directory in the target if it has no backup.json"));
+        }
+        None => {
+            let stored = route
+                .digested(&from, &to, is_metadata, object.sha256)
+                .context(|| format!("copy {}", object.key))?;
+            tally.add(|copied| copied.bytes += stored.size);
+            stored
+        }
+    };
+    Ok(ObjectRecord {
+        key: name,
+        size: stored.size,
+        sha256: stored.sha256,
+        plain: object.plain,
+    })
+}

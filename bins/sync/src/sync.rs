@@ -1,0 +1,71 @@
+//! The steps, in the order in which nothing ever points at what is not there: events, backups whole and oldest first, WAL.
+
+use std::path::Path;
+
+use common::durable;
+use common::error::{Error, Result};
+use common::repository::{Repository, catalog};
+use common::time::UtcTime;
+
+use crate::copy::Route;
+use crate::tally::{Tally, Target};
+use crate::{backups, events, wal};
+
+/// What the user asked for.
+pub struct How<'a> {
+    /// Workers.
+    pub jobs: usize,
+    /// Only count.
+    pub dry_run: bool,
+    /// Where objects wait until they are verified.
+    pub spool: &'a Path,
+    /// Now, by this host's clock.
+    pub now: UtcTime,
+}
+
+/// Brings each target level; one that fails does not hold up the others.
+pub fn run(source: &Repository, targets: &[&Repository], how: &How<'_>) -> Tally {
+    let mut tally = Tally::default();
+    for target in targets {
+        let ended = Target::default();
+        if let Err(error) = level(source, target, how, &ended) {
+            ended.fail(&in_pair(error, source, target));
+        }
+        let (copied, failed) = ended.ended();
+        tally.targets.push((target.name.clone(), copied, failed));
+    }
+    tally
+}
+
+fn in_pair(error: Error, source: &Repository, target: &Repository) -> Error {
+    error.context(format!(
+        "cannot bring repository \"{}\" level with \"{}\"",
+        target.name, source.name
+    ))
+}
+
+fn level(source: &Repository, target: &Repository, how: &How<'_>, tally: &Target) -> Result<()> {
+    durable::create_dir_all(how.spool, 0o700)?;
+    let route = Route::new(source, target, how.spool)?;
+    events::check(source, target)?;
+    events::copy(source, target, how.dry_run, tally)?;
+    let ours = catalog::read(source, None)?;
+    let theirs = catalog::read(target, None)?;
+    let plan = backups::plan(&ours, &theirs, how.now);
+    for (label, why) in &plan.skipped {
+        log::info!("backup {label} is not copied: {why}");
+    }
+    // A backup is worth nothing without its WAL, and WAL something without a backup: it goes first.
+    wal::copy(&route, &plan.oldest, how, tally)?;
+    for info in plan.copied {
+        match backups::copy(&route, info, how, tally) {
+            Ok(()) => tally.add(|copied| copied.backups += 1),
+            Err(error) => tally.fail(&in_pair(
+                error.context(format!("copy backup {}", info.label)),
+                source,
+                target,
+            )),
+        }
+    }
+    Ok(())
+}
