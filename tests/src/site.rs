@@ -207,6 +207,17 @@ impl Site {
         Tool::new(name).arg("--config").arg(&self.config)
     }
 
+    /// Makes or takes another repository in place of the first, which this site has used and which is gone.
+    pub fn init_anew(&self) {
+        let pin = self
+            .state()
+            .join(CLUSTER)
+            .join(format!("repository/{}.json", self.repo().name));
+        let pin: serde_json::Value = serde_json::from_slice(&fs::read(&pin).unwrap()).unwrap();
+        let uuid = pin["uuid"].as_str().unwrap().to_owned();
+        self.tool("init").args(["--replace", &uuid]).run().expect_code(0);
+    }
+
     /// Where the tools leave their state.
     pub fn state(&self) -> PathBuf {
         self.dir.join("state")

@@ -450,7 +450,7 @@ fn a_spool_gives_what_was_stored_whatever_happens_to_it(server: &Server) {
     // A repository made anew is another one: nothing that was fetched from the old one is given.
     fill(&segments[0]);
     mutilate::remove(&dir.join("main"));
-    site.tool("init").run().expect_code(0);
+    site.init_anew();
     get(&site, &data, &segments[1]).expect_code(1);
 }
 

@@ -140,7 +140,7 @@ fn what_is_ready_goes_along_and_later_calls_are_warm(server: &Server) {
     account::write(&data.join("global/pg_control"), control, 0o600);
     refill();
     mutilate::remove(&archive.repo().path(""));
-    site.tool("init").run().expect_code(0);
+    site.init_anew();
     archive.push(&data, &archive.segments[1]).expect_code(0).expect_quiet();
     assert!(archive.repo().has_wal(&archive.segments[1]));
 }
@@ -166,7 +166,7 @@ fn a_repository_exchanged_behind_our_back_is_refused(server: &Server) {
         .expect_code(1)
         .expect_said("this host knows it as");
     push(&other, &data, name).run().expect_code(0);
-    archive.site.tool("init").run().expect_code(0);
+    archive.site.init_anew();
     archive.push(&data, name).expect_code(0).expect_quiet();
     mutilate::remove(&archive.repo().dir);
     let name = "000000010000000000000099";
