@@ -88,6 +88,11 @@ pub fn become_owner_of_found(found: std::result::Result<&Path, &Error>) -> Resul
     }
 }
 
+/// Whether there is a process with this number on this host, whoever it belongs to.
+pub fn is_alive(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
 /// Runs a program to its end, with nothing on stdin, and returns its status and what it said.
 ///
 /// A program that goes on after `timeout` is killed. Output beyond 16 MiB a stream is dropped.

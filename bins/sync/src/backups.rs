@@ -9,15 +9,19 @@ use common::error::{Context, Error, Kind, Result};
 use common::postgres::{SegmentNumber, WalName};
 use common::repository::backup::{self, BackupInfo, Intent, ObjectRecord};
 use common::repository::catalog::Catalog;
-use common::repository::{FORMAT, Label};
+use common::repository::{FORMAT, Label, Repository};
 use common::time::UtcTime;
 
 use crate::copy::{Route, look_at};
 use crate::sync::How;
 use crate::tally::Target;
 
-/// A backup that the target has begun is left alone for so long after its end: whoever writes it may be about to commit.
+/// A backup that another host has begun in the target is left alone for so long after its end: whoever writes it may be about
+/// to commit.
 const COMMITTING: Duration = Duration::from_secs(600);
+
+/// No process of this host writes for so long after a backup's end; its number belongs to another one by now.
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// What is to be copied.
 #[derive(Debug, Default)]
@@ -31,7 +35,9 @@ pub struct Plan<'a> {
 }
 
 /// Decides. Nothing damaged goes over, nothing whose base does not, and nothing twice.
-pub fn plan<'a>(ours: &'a Catalog, theirs: &Catalog, now: UtcTime) -> Plan<'a> {
+///
+/// `writing` says whether somebody may still be writing an unfinished backup of the target.
+pub fn plan<'a>(ours: &'a Catalog, theirs: &Catalog, writing: impl Fn(&BackupInfo) -> bool) -> Plan<'a> {
     let mut plan = Plan::default();
     let mut there: BTreeSet<Label> = theirs.backups.iter().map(|info| info.label).collect();
     // Labels sort by time, and a backup leans on older ones only.
@@ -41,7 +47,7 @@ pub fn plan<'a>(ours: &'a Catalog, theirs: &Catalog, now: UtcTime) -> Plan<'a> {
             continue;
         } else if !info.good {
             Some("it has damaged pages".to_owned())
-        } else if theirs.unfinished.contains(&info.label) && now.since(info.finished) < COMMITTING {
+        } else if theirs.unfinished.contains(&info.label) && writing(info) {
             Some("it is being written there".to_owned())
         } else {
             missing.map(|label| format!("it leans on {label}, which is not there"))
@@ -61,6 +67,19 @@ pub fn plan<'a>(ours: &'a Catalog, theirs: &Catalog, now: UtcTime) -> Plan<'a> {
         }
     }
     plan
+}
+
+/// Whether whoever began this backup in the target may still be at it: the intent names host and process.
+pub fn may_be_written(target: &Repository, info: &BackupInfo, now: UtcTime) -> bool {
+    let since = now.since(info.finished);
+    match backup::read_intent(target, info.label) {
+        Ok(intent) if intent.host == common::open::host_name() => {
+            since < LONGEST && common::process::is_alive(intent.pid)
+        }
+        // Without an intent there is nothing that anybody would commit.
+        Err(error) if error.kind() == Kind::NotFound => false,
+        _ => since < COMMITTING,
+    }
 }
 
 /// The number of the first segment that a backup needs.
@@ -182,4 +201,76 @@ fn copy_object(route: &Route<'_>, label: Label, object: &ObjectRecord, tally: &T
         sha256: stored.sha256,
         plain: object.plain,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const BASE: &str = "20261101T020000Z-full-aaaaaa";
+    const NEXT: &str = "20261102T020000Z-incr-bbbbbb";
+
+    fn info(label: &str, leans_on: &[&str], good: bool) -> BackupInfo {
+        let text = format!(
+            r#"{{"format":1,"label":"{label}","type":"full","cluster":"main","system_identifier":"7","major":15,"server_version":"15.1",
+            "pgkeep":"0.1.0","host":"db1","role":"primary","note":null,"started":"2026-11-01T02:00:00Z","stopped":"2026-11-01T02:01:00Z",
+            "finished":"2026-11-01T02:02:00Z","timeline":1,"start_lsn":"0/2000028","stop_lsn":"0/2000138",
+            "wal":{{"first":"000000010000000000000002","last":"000000010000000000000002"}},"segment_size":16777216,"block_size":8192,
+            "data_checksums":true,"tablespaces":[],"base":null,"references":[],"reused_from":null,"files":1,"size":1,"stored":1,
+            "durations":{{}},"damaged_pages":0,"good":{good},"objects":[],"signature":null}}"#
+        );
+        let mut info: BackupInfo = serde_json::from_str(&text).unwrap();
+        info.references = leans_on.iter().map(|label| label.parse().unwrap()).collect();
+        info
+    }
+
+    fn catalog(backups: Vec<BackupInfo>) -> Catalog {
+        Catalog {
+            backups,
+            ..Catalog::default()
+        }
+    }
+
+    fn labels(plan: &Plan<'_>) -> Vec<String> {
+        plan.copied.iter().map(|info| info.label.to_string()).collect()
+    }
+
+    #[test]
+    fn bases_go_first_and_what_is_there_stays() {
+        let ours = catalog(vec![info(BASE, &[], true), info(NEXT, &[BASE], true)]);
+        let nothing = |_: &BackupInfo| false;
+        assert_eq!(labels(&plan(&ours, &catalog(vec![]), nothing)), [BASE, NEXT]);
+        assert_eq!(
+            labels(&plan(&ours, &catalog(vec![info(BASE, &[], true)]), nothing)),
+            [NEXT]
+        );
+        let plan = plan(&ours, &ours, nothing);
+        assert!(plan.copied.is_empty() && plan.skipped.is_empty());
+        assert_eq!(plan.oldest["7"], SegmentNumber(2));
+    }
+
+    #[test]
+    fn neither_damage_nor_what_leans_on_it_goes_over() {
+        let ours = catalog(vec![info(BASE, &[], false), info(NEXT, &[BASE], true)]);
+        let plan = plan(&ours, &catalog(vec![]), |_| false);
+        assert!(plan.copied.is_empty());
+        assert_eq!(plan.skipped[0].1, "it has damaged pages");
+        assert!(plan.skipped[1].1.contains("leans on") && plan.skipped[1].1.contains(BASE));
+    }
+
+    #[test]
+    fn what_somebody_is_writing_is_left_alone() {
+        let ours = catalog(vec![info(BASE, &[], true)]);
+        let theirs = Catalog {
+            unfinished: vec![BASE.parse().unwrap()],
+            ..Catalog::default()
+        };
+        assert!(plan(&ours, &theirs, |_| true).copied.is_empty());
+        assert_eq!(
+            labels(&plan(&ours, &theirs, |_| false)),
+            [BASE],
+            "a killed run is taken up"
+        );
+    }
 }

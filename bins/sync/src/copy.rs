@@ -31,7 +31,12 @@ impl<'a> Route<'a> {
     /// # Errors
     /// `Config` if the source has to be opened and there is no key for it; what reading the identities gave.
     pub fn new(source: &'a Repository, target: &'a Repository, spool: &'a Path) -> Result<Self> {
-        let (from, to) = (source.identity()?.encrypted, target.identity_for_writing()?.encrypted);
+        let missing = |error: Error| match error.kind() {
+            Kind::NotFound => error.hint("is it mounted, is the url right? a new repository is made by pgkeep-init"),
+            _ => error,
+        };
+        let from = source.identity().map_err(missing)?.encrypted;
+        let to = target.identity_for_writing().map_err(missing)?.encrypted;
         let same = |a: &Sealing, b: &Sealing| from == to && a.recipients() == b.recipients();
         let data = !same(&source.sealing, &target.sealing);
         let metadata = !same(&source.metadata_sealing, &target.metadata_sealing);

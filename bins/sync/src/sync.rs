@@ -19,6 +19,8 @@ pub struct How<'a> {
     pub dry_run: bool,
     /// Where objects wait until they are verified.
     pub spool: &'a Path,
+    /// Repositories that keep WAL for a limited time: what no backup there needs stays behind.
+    pub windowed: Vec<String>,
     /// Now, by this host's clock.
     pub now: UtcTime,
 }
@@ -51,12 +53,13 @@ fn level(source: &Repository, target: &Repository, how: &How<'_>, tally: &Target
     events::copy(source, target, how.dry_run, tally)?;
     let ours = catalog::read(source, None)?;
     let theirs = catalog::read(target, None)?;
-    let plan = backups::plan(&ours, &theirs, how.now);
+    let plan = backups::plan(&ours, &theirs, |info| backups::may_be_written(target, info, how.now));
     for (label, why) in &plan.skipped {
         log::info!("backup {label} is not copied: {why}");
     }
     // A backup is worth nothing without its WAL, and WAL something without a backup: it goes first.
-    wal::copy(&route, &plan.oldest, how, tally)?;
+    let oldest = how.windowed.contains(&target.name).then_some(&plan.oldest);
+    wal::copy(&route, oldest, how, tally)?;
     for info in plan.copied {
         match backups::copy(&route, info, how, tally) {
             Ok(()) => tally.add(|copied| copied.backups += 1),

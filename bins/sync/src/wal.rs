@@ -25,15 +25,20 @@ struct Object {
     name: String,
 }
 
-/// Copies the WAL of every system that the source knows; of each from the first segment that a backup of the target needs, or
-/// all of it.
+/// Copies the WAL of every system that the source knows; where `oldest` is given, of each from the first segment that a backup of
+/// the target needs.
 ///
 /// # Errors
 /// What listing gave. A file that cannot be copied is noted and does not hold up the others.
-pub fn copy(route: &Route<'_>, oldest: &BTreeMap<String, SegmentNumber>, how: &How<'_>, tally: &Target) -> Result<()> {
+pub fn copy(
+    route: &Route<'_>,
+    oldest: Option<&BTreeMap<String, SegmentNumber>>,
+    how: &How<'_>,
+    tally: &Target,
+) -> Result<()> {
     for known in events::systems(route.source)? {
         let size = SegmentSize::new(known.segment_size)?;
-        let from = oldest.get(&known.system.to_string()).copied();
+        let from = oldest.and_then(|oldest| oldest.get(&known.system.to_string()).copied());
         copy_system(route, known.system, size, from, how, tally)?;
     }
     Ok(())

@@ -31,6 +31,9 @@ mod init;
 #[path = "../../../bins/restore/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod restore;
+#[path = "../../../bins/sync/src/args.rs"]
+#[allow(dead_code, missing_docs)]
+mod sync;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
@@ -60,6 +63,7 @@ fn commands() -> Vec<Command> {
         info::Args::command(),
         init::Args::command(),
         restore::Args::command(),
+        sync::Args::command(),
     ]
 }
 

@@ -168,6 +168,17 @@ pub fn write_intent(repository: &Repository, intent: &Intent) -> Result<()> {
     Ok(())
 }
 
+/// Reads the intent of a backup.
+///
+/// # Errors
+/// `NotFound` if there surely is none; `Corrupt` or `Refused` if the document is not sound.
+pub fn read_intent(repository: &Repository, label: Label) -> Result<Intent> {
+    document::read(
+        repository.store.as_ref(),
+        &repository.keys().of_backup(label, "intent.json")?,
+    )
+}
+
 /// Makes a backup: writes `backup.json`. Everything it names must be stored.
 ///
 /// # Errors
