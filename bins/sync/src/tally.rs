@@ -25,7 +25,7 @@ pub struct Copied {
 #[derive(Debug, Default)]
 pub struct Target {
     copied: Mutex<Copied>,
-    failed: Mutex<Vec<(Kind, String)>>,
+    failed: Mutex<Failures>,
 }
 
 impl Target {
@@ -45,7 +45,7 @@ impl Target {
     }
 
     /// What was copied, and how often something failed.
-    pub fn ended(self) -> (Copied, Vec<(Kind, String)>) {
+    pub fn ended(self) -> (Copied, Failures) {
         let into = |poisoned: std::sync::PoisonError<_>| poisoned.into_inner();
         let failed = self
             .failed
@@ -59,11 +59,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// Failures: their kinds, and what is to be said of them.
+pub type Failures = Vec<(Kind, String)>;
+
 /// All targets of a run.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// By name: what was copied there, and what failed.
-    pub targets: Vec<(String, Copied, Vec<(Kind, String)>)>,
+    pub targets: Vec<(String, Copied, Failures)>,
 }
 
 impl Tally {
