@@ -75,6 +75,18 @@ fn written_without_second(story: &Story) -> String {
     backup
 }
 
+/// Lets the lease of the killed run end, as it does by itself after its term.
+fn expire_lease(story: &Story) {
+    for lease in repo(story, "second").matching("/lease/sync/") {
+        let text = fs::read_to_string(&lease).unwrap();
+        let (head, tail) = text.split_once("\"expires\":\"").unwrap();
+        let tail = tail.split_once('"').unwrap().1;
+        mutilate::remove(&lease);
+        let expired = format!("{head}\"expires\":\"2026-01-01T00:00:00Z\"{tail}");
+        system_tests::account::write(&lease, expired, 0o400);
+    }
+}
+
 /// Restores from the second repository alone and compares with the cluster.
 fn comes_back_from_second(story: &Story, name: &str) {
     let to = story.scratch.path(name);
@@ -178,6 +190,7 @@ fn a_run_that_was_killed_is_taken_up_again() {
         }
         running.kill9();
         kills += 1;
+        expire_lease(&story);
         for backup in repo(&story, "second").backups() {
             let document = second.join(format!("main/backup/{backup}/backup.json"));
             assert!(
@@ -186,6 +199,14 @@ fn a_run_that_was_killed_is_taken_up_again() {
             );
         }
     }
+    // Two at once: the second is told who is at work.
+    let lease = repo(&story, "second").path("lease/sync/99.json");
+    let held = "{\"format\":1,\"owner\":\"db2:7:3f9a1c\",\"job\":\"sync\",\"taken\":\"2026-01-01T00:00:00Z\",\
+                \"expires\":\"2999-01-01T00:00:00Z\",\"state\":\"held\"}";
+    system_tests::account::write(&lease, held, 0o400);
+    sync(&story, &[])
+        .expect_code(75)
+        .expect_said("db2:7:3f9a1c holds the lease");
     println!("killed {kills} times");
     assert!(kills > 2, "the tool was killed in the middle");
     assert_eq!(contents(repo(&story, "second")), first);

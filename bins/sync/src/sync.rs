@@ -4,7 +4,7 @@ use std::path::Path;
 
 use common::durable;
 use common::error::{Error, Result};
-use common::repository::{Repository, catalog};
+use common::repository::{Repository, catalog, lease};
 use common::time::UtcTime;
 
 use crate::copy::Route;
@@ -50,6 +50,11 @@ fn level(source: &Repository, target: &Repository, how: &How<'_>, tally: &Target
     durable::create_dir_all(how.spool, 0o700)?;
     let route = Route::new(source, target, how.spool)?;
     events::check(source, target)?;
+    // A second run into the same repository would do the same work.
+    let _lease = match how.dry_run {
+        true => None,
+        false => Some(lease::take(target, "sync", &common::open::host_name())?),
+    };
     events::copy(source, target, how.dry_run, tally)?;
     let ours = catalog::read(source, None)?;
     let theirs = catalog::read(target, None)?;

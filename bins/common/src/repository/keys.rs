@@ -223,6 +223,14 @@ impl Keys<'_> {
         self.key(&format!("lease/probe/{nonce}.json"))
     }
 
+    /// The folder of a job's lease.
+    ///
+    /// # Errors
+    /// `Refused` if `job` cannot be part of a name.
+    pub fn lease(&self, job: &str) -> Result<Key> {
+        self.key("lease")?.join(job)
+    }
+
     /// The folder of all WAL.
     ///
     /// # Errors

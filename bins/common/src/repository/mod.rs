@@ -12,6 +12,7 @@ pub mod events;
 pub mod identity;
 pub mod index;
 pub mod keys;
+pub mod lease;
 pub mod manifest;
 pub mod pins;
 pub mod reach;
