@@ -116,11 +116,7 @@ pub fn take(repository: &Repository, job: &str, host: &str) -> Result<Lease> {
     let keeper = std::thread::spawn(move || {
         let mut number = number;
         let mut lease = taken;
-        loop {
-            match stopped.recv_timeout(RENEWAL) {
-                Err(RecvTimeoutError::Timeout) => {}
-                _ => break,
-            }
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(RENEWAL) {
             match place.renew(number, &lease) {
                 Ok((renewed, document)) => (number, lease) = (renewed, document),
                 Err(error) => log::warn!(
