@@ -20,8 +20,10 @@ use common::repository::writer::BackupWriter;
 use common::repository::{BackupType, FORMAT, Label, Nonce, Repository, catalog, events, identity};
 use common::sorter::Sorter;
 use common::time::UtcTime;
+use common::units::ByteSize;
 
 use crate::copy::{Copying, attributes};
+use crate::earlier::{Earlier, has_bundle};
 use crate::listing::{Listing, list};
 use crate::pages::Judge;
 use crate::plan::{Decision, Newest, Where, judge_age, judge_role};
@@ -187,6 +189,7 @@ struct Backup<'a> {
 /// What was copied, between start and stop.
 struct Copied {
     manifest: Sorter,
+    reused_from: Option<Label>,
     tally: Tally,
     tablespaces: Vec<Tablespace>,
     start: StartPoint,
@@ -200,12 +203,14 @@ impl Backup<'_> {
         log::info!("backup {} begins", self.label);
         let writer = self.announce()?;
         self.prove_archiving(&writer, &mut session)?;
-        let mut copied = self.copy(&writer, session)?;
+        let earlier = self.find_earlier(&writer);
+        let mut copied = self.copy(&writer, earlier.as_ref(), session)?;
         self.write_manifest(&writer, copied.manifest)?;
         let waited = Instant::now();
         copied.manifest = Sorter::new(0, &self.spill);
         self.wait_for_wal(&writer, &mut copied)?;
         writer.look_again()?;
+        self.look_again_at(&writer, &copied)?;
         copied
             .durations
             .insert("wal".to_owned(), waited.elapsed().as_secs_f64());
@@ -274,8 +279,40 @@ impl Backup<'_> {
         server::archiving(session, self.around.state_directory, self.around.cluster).hint()
     }
 
+    /// What an interrupted backup has stored wherever this one goes.
+    fn find_earlier(&self, writer: &BackupWriter<'_>) -> Option<Earlier> {
+        let system = self.control.system_id.to_string();
+        let earlier = Earlier::find(&writer.alive(), &self.around.host, &system, &self.spill)?;
+        log::info!(
+            "pages that the interrupted backup {} has stored are not stored again",
+            earlier.label
+        );
+        Some(earlier)
+    }
+
+    /// Makes sure that what this backup uses of an interrupted one is still there; repositories where it is not are taken out.
+    fn look_again_at(&self, writer: &BackupWriter<'_>, copied: &Copied) -> Result<()> {
+        let Some(label) = copied.reused_from else { return Ok(()) };
+        for repository in writer.alive() {
+            for bundle in copied.tally.needed_bundles() {
+                let there = has_bundle(repository, label, bundle);
+                let missing = || {
+                    Error::new(
+                        Kind::Failed,
+                        format!("bundle {bundle} of the interrupted backup {label} has gone"),
+                    )
+                };
+                if let Err(error) = there.and_then(|there| if there { Ok(()) } else { Err(missing()) }) {
+                    writer.give_up(&repository.name, error);
+                    break;
+                }
+            }
+        }
+        writer.check()
+    }
+
     /// Start, list, copy, stop, and the members that are known only then.
-    fn copy(&self, writer: &BackupWriter<'_>, mut session: Session) -> Result<Copied> {
+    fn copy(&self, writer: &BackupWriter<'_>, earlier: Option<&Earlier>, mut session: Session) -> Result<Copied> {
         let mut durations = BTreeMap::new();
         let start = session.start(&format!("pgkeep {}", self.label), true)?;
         log::info!("PostgreSQL's backup started at {}", start.lsn);
@@ -310,7 +347,8 @@ impl Backup<'_> {
             &tally,
             items,
             manifest,
-        );
+        )
+        .with_earlier(earlier);
         let mut progress = Progress::begin("copied", bytes, self.around.on_terminal, Instant::now());
         let mut checked = Instant::now();
         copying.run(self.request.jobs, &mut progress, || {
@@ -338,8 +376,13 @@ impl Backup<'_> {
             })
             .collect();
         let session = session.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let reused = Tally::read(&tally.reused);
+        if reused > 0 {
+            log::info!("{} were stored already", ByteSize(reused));
+        }
         Ok(Copied {
             manifest,
+            reused_from: earlier.map(|earlier| earlier.label).filter(|_| reused > 0),
             tally,
             tablespaces,
             start,
@@ -487,8 +530,8 @@ impl Backup<'_> {
             data_checksums: self.control.data_checksums,
             tablespaces: copied.tablespaces.clone(),
             base: None,
-            references: Vec::new(),
-            reused_from: None,
+            references: copied.reused_from.into_iter().collect(),
+            reused_from: copied.reused_from,
             files: Tally::read(&copied.tally.files),
             size: Tally::read(&copied.tally.bytes),
             stored: 0,

@@ -11,17 +11,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::codec::{FRAME_BYTES, FrameWriter};
+use common::digest::{crc32c, crc32c_combine};
 use common::error::{Context, Error, Kind, Result};
 use common::postgres::FoundKind;
 use common::postgres::relation::relation_file;
 use common::progress::Progress;
 use common::repository::bundle::{Attributes, BundleWriter, Placed};
+use common::repository::index::BLOCK_BYTES;
 use common::repository::manifest::{Entry, File, Node, Range};
 use common::repository::writer::{BackupWriter, Copies};
 use common::sorter::{Sorted, Sorter};
 use common::time::UtcTime;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use crate::damage::Damage;
+use crate::earlier::{self, Earlier, Member, Run, plan_runs};
 use crate::item::Item;
 use crate::pages::{FileCheck, Judge, ReadAt, read_full};
 use crate::tally::Tally;
@@ -39,6 +43,7 @@ pub struct Copying<'a> {
     judge: Judge<'a>,
     blocks_per_file: u32,
     tally: &'a Tally,
+    earlier: Option<&'a Earlier>,
     queue: Mutex<Sorted>,
     manifest: Mutex<Sorter>,
     last_bundle: AtomicU32,
@@ -62,11 +67,18 @@ impl<'a> Copying<'a> {
             judge,
             blocks_per_file,
             tally,
+            earlier: None,
             queue: Mutex::new(queue),
             manifest: Mutex::new(manifest),
             last_bundle: AtomicU32::new(0),
             stop: AtomicBool::new(false),
         }
+    }
+
+    /// Points at what an interrupted backup has stored, where that is what is read now.
+    pub fn with_earlier(mut self, earlier: Option<&'a Earlier>) -> Self {
+        self.earlier = earlier;
+        self
     }
 
     /// Copies everything with `jobs` workers. `tick` is called a few times a second; its error stops the work too.
@@ -158,33 +170,160 @@ impl<'a> Copying<'a> {
             relation.map(|relation| FileCheck::new(&self.judge, relation.first_block(self.blocks_per_file)));
         // Grown and shrunk files are mended by replay, which knows every change since the start.
         let size = metadata.len();
+        if size >= earlier::LEAST_BYTES
+            && let Some(earlier) = self.earlier
+            && let Some(member) = earlier.member(&item.path)
+            && let Some((node, damage)) = self.file_in_parts(bundles, item, (&file, size), (earlier, member), buffer)?
+        {
+            self.tell_damage(item, &damage);
+            return self.note(item, &attributes, node);
+        }
         let bundle = bundles.for_member(size)?;
         bundle.writer.begin_file(&item.path, size, &attributes)?;
-        let mut offset = 0u64;
-        while offset < size {
-            let length = usize::try_from(size - offset).unwrap_or(FRAME_BYTES).min(buffer.len());
-            let chunk = buffer.get_mut(..length).unwrap_or_default();
-            let got = read_full(&file, chunk, offset).context(|| format!("read it at {offset}"))?;
-            chunk.get_mut(got..).unwrap_or_default().fill(0);
+        self.chunks(&file, (0, size), buffer, |offset, chunk| {
             if let Some(check) = &mut check {
                 check.chunk(&file as &dyn ReadAt, offset, chunk)?;
             }
-            bundle.writer.data(chunk)?;
-            offset += length as u64;
-            Tally::add(&self.tally.bytes, length as u64);
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(Error::new(Kind::Failed, "stopped because of another error"));
-            }
-        }
+            Tally::add(&self.tally.bytes, chunk.len() as u64);
+            bundle.writer.data(chunk)
+        })?;
         let placed = bundle.writer.end_file()?;
         let damage = check.map(FileCheck::finish).unwrap_or_default();
+        self.tell_damage(item, &damage);
+        let bundle = bundle.number;
+        self.note(item, &attributes, file_node(bundle, placed, damage.runs().to_vec()))
+    }
+
+    fn tell_damage(&self, item: &Item, damage: &Damage) {
         if damage.pages() > 0 {
             self.tally.damage(&item.path, damage.pages(), damage.runs());
             let (pages, runs) = (damage.pages(), damage.describe(LISTED_RUNS));
             log::error!("{} has {pages} damaged pages: blocks {runs}", item.source.display());
         }
-        let bundle = bundle.number;
-        self.note(item, &attributes, file_node(bundle, placed, damage.runs().to_vec()))
+    }
+
+    /// Reads a file that an interrupted backup has stored too, and stores only what differs; `None` if that is all of it.
+    ///
+    /// What differs is read a second time, from the page cache, since a piece's length stands before it. It may have changed
+    /// meanwhile, as any page may while a backup runs: replay mends that.
+    fn file_in_parts(
+        &self,
+        bundles: &mut Bundles<'_>,
+        item: &Item,
+        (file, size): (&std::fs::File, u64),
+        (earlier, member): (&Earlier, Member),
+        buffer: &mut [u8],
+    ) -> Result<Option<(Node, Damage)>> {
+        let relation = std::str::from_utf8(&item.path).ok().and_then(relation_file);
+        let check = || relation.map(|relation| FileCheck::new(&self.judge, relation.first_block(self.blocks_per_file)));
+        let mut kept = check();
+        let mut found = Vec::new();
+        self.chunks(file, (0, size), buffer, |offset, chunk| {
+            let mut held = earlier.holds(&member, offset, chunk)?;
+            if let (Some(crc), Some(check)) = (held, &mut kept) {
+                check.chunk(file as &dyn ReadAt, offset, chunk)?;
+                // A page that was torn in both reads well now: that is worth storing.
+                held = Some(crc).filter(|crc| crc32c(chunk) == *crc);
+            }
+            found.push((chunk.len() as u64, held));
+            Ok(())
+        })?;
+        let runs = plan_runs(&found);
+        if runs.iter().all(|run| run.kept.is_none()) {
+            return Ok(None);
+        }
+        let mut stored = check();
+        let mut node = File {
+            size,
+            crc32c: 0,
+            ranges: Vec::new(),
+            damaged: Vec::new(),
+        };
+        for run in runs {
+            let range = match run.kept {
+                Some(crc32c) => {
+                    Tally::add(&self.tally.bytes, run.length);
+                    self.tally.reuse(member.bundle, run.length);
+                    Range {
+                        label: Some(earlier.label),
+                        bundle: member.bundle,
+                        offset: member.offset + run.offset,
+                        file_offset: run.offset,
+                        length: run.length,
+                        crc32c,
+                    }
+                }
+                None => {
+                    let placed = self.piece(bundles, item, file, run, stored.as_mut(), buffer)?;
+                    Range {
+                        label: None,
+                        bundle: placed.0,
+                        offset: placed.1.offset,
+                        file_offset: run.offset,
+                        length: run.length,
+                        crc32c: placed.1.crc32c,
+                    }
+                }
+            };
+            node.crc32c = crc32c_combine(node.crc32c, range.crc32c, range.length);
+            node.ranges.push(range);
+        }
+        let finish = |check: Option<FileCheck<'_>>| check.map(FileCheck::finish).unwrap_or_default();
+        let damage = finish(kept).and(finish(stored));
+        node.damaged = damage.runs().to_vec();
+        Ok(Some((Node::File(node), damage)))
+    }
+
+    /// Stores one stretch of a file as a member of its own.
+    fn piece(
+        &self,
+        bundles: &mut Bundles<'_>,
+        item: &Item,
+        file: &std::fs::File,
+        run: Run,
+        mut check: Option<&mut FileCheck<'_>>,
+        buffer: &mut [u8],
+    ) -> Result<(u32, Placed)> {
+        let metadata = file.metadata().context(|| "look at it")?;
+        let mut name = b"blocks/".to_vec();
+        name.extend_from_slice(&item.path);
+        name.extend_from_slice(format!("@{}", run.offset / BLOCK_BYTES as u64).as_bytes());
+        let bundle = bundles.for_member(run.length)?;
+        bundle
+            .writer
+            .begin_file(&name, run.length, &attributes(item, &metadata))?;
+        self.chunks(file, (run.offset, run.length), buffer, |offset, chunk| {
+            if let Some(check) = &mut check {
+                check.chunk(file as &dyn ReadAt, offset, chunk)?;
+            }
+            Tally::add(&self.tally.bytes, chunk.len() as u64);
+            bundle.writer.data(chunk)
+        })?;
+        Ok((bundle.number, bundle.writer.end_file()?))
+    }
+
+    /// Shows a stretch of a file, chunk by chunk; what the file has lost meanwhile is zero.
+    fn chunks(
+        &self,
+        file: &std::fs::File,
+        (from, length): (u64, u64),
+        buffer: &mut [u8],
+        mut each: impl FnMut(u64, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut done = 0u64;
+        while done < length {
+            let size = usize::try_from(length - done).unwrap_or(FRAME_BYTES).min(buffer.len());
+            let chunk = buffer.get_mut(..size).unwrap_or_default();
+            let offset = from + done;
+            let got = read_full(file, chunk, offset).context(|| format!("read it at {offset}"))?;
+            chunk.get_mut(got..).unwrap_or_default().fill(0);
+            each(offset, chunk)?;
+            done += size as u64;
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::new(Kind::Failed, "stopped because of another error"));
+            }
+        }
+        Ok(())
     }
 
     /// Adds a file whose content is at hand.

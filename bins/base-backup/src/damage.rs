@@ -43,6 +43,17 @@ impl Damage {
         self.runs = joined;
     }
 
+    /// Adds what another look at other blocks of the same file found.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let mut runs = [self.runs, other.runs].concat();
+        runs.sort_unstable();
+        Self {
+            runs,
+            pages: self.pages.saturating_add(other.pages),
+        }
+    }
+
     /// How many pages were noted.
     pub fn pages(&self) -> u64 {
         self.pages

@@ -4,6 +4,7 @@ mod args;
 mod backup;
 mod copy;
 mod damage;
+mod earlier;
 mod item;
 mod listing;
 mod pages;

@@ -1,5 +1,6 @@
 //! What the workers have done so far.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,10 @@ pub struct Tally {
     pub files: AtomicU64,
     /// Their size, in bytes.
     pub bytes: AtomicU64,
+    /// Bytes of them that an interrupted backup had stored.
+    pub reused: AtomicU64,
+    /// The bundles of that backup that hold them.
+    pub reused_bundles: Mutex<BTreeSet<u32>>,
     /// Damaged pages in them.
     pub damaged_pages: AtomicU64,
     /// Where the first of them are.
@@ -35,6 +40,23 @@ impl Tally {
     /// Adds to a counter.
     pub fn add(counter: &AtomicU64, number: u64) {
         counter.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// Notes that so many bytes lie in a bundle of an interrupted backup.
+    pub fn reuse(&self, bundle: u32, bytes: u64) {
+        Self::add(&self.reused, bytes);
+        self.reused_bundles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(bundle);
+    }
+
+    /// The bundles of an interrupted backup that are needed.
+    pub fn needed_bundles(&self) -> BTreeSet<u32> {
+        self.reused_bundles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Notes damaged pages of one file, whose path in the backup this is.

@@ -79,6 +79,27 @@ pub fn read(repository: &Repository, cache: Option<&Path>) -> Result<Catalog> {
     Ok(catalog)
 }
 
+/// Labels without `backup.json`, oldest first: running, or left behind.
+///
+/// # Errors
+/// What the store says.
+pub fn unfinished(repository: &Repository) -> Result<Vec<Label>> {
+    let folder = repository.keys().backups()?;
+    let mut labels = Vec::new();
+    for name in repository.store.children(Some(&folder))? {
+        let Ok(label) = name.parse::<Label>() else { continue };
+        if repository
+            .store
+            .stat(&repository.keys().of_backup(label, "backup.json")?)?
+            .is_none()
+        {
+            labels.push(label);
+        }
+    }
+    labels.sort_unstable();
+    Ok(labels)
+}
+
 fn from_cache(directory: &Path, label: Label) -> Option<BackupInfo> {
     let bytes = std::fs::read(directory.join(format!("{label}.json"))).ok()?;
     let info: BackupInfo = serde_json::from_slice(&bytes).ok()?;

@@ -88,6 +88,25 @@ pub fn read_index(repository: &Repository, info: &BackupInfo, number: u32) -> Re
     Index::decode(&bytes)
 }
 
+/// Reads the index of bundle `number` of a backup without `backup.json`.
+///
+/// # Errors
+/// As [`open_unfinished_bundle`]; `Corrupt` if it is damaged.
+pub fn read_unfinished_index(repository: &Repository, label: Label, number: u32) -> Result<Index> {
+    use std::io::Read;
+    let suffix = repository.suffix()?;
+    let key = repository
+        .keys()
+        .of_backup(label, &format!("data/{number}.index.zst{suffix}"))?;
+    let stored = crate::storage::read_all(repository.store.as_ref(), &key, u64::MAX)?;
+    let opened = repository.opening.open(&stored[..], !suffix.is_empty())?;
+    let mut bytes = Vec::new();
+    crate::codec::FrameReader::new(opened)?
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::io(error, format!("read {}", repository.store.describe(Some(&key)))))?;
+    Index::decode(&bytes)
+}
+
 /// Opens the manifest; groups of other backups are found in the same repository.
 ///
 /// # Errors
