@@ -29,6 +29,9 @@ use crate::error::{Error, Kind, Result, chain};
 use crate::retry::Policy;
 use crate::time::UtcTime;
 
+mod directories;
+mod failure;
+mod opening;
 mod publish;
 mod read;
 mod remote;
@@ -42,19 +45,15 @@ mod wire;
 pub use session::Limits;
 pub use ssh::Target;
 
+use failure::Verb;
 use publish::is_missing;
 use session::{Dial, Session, Trouble};
 use staged::Staged;
 use walk::prove_absent;
-use wire::{Attributes, Code, FileType};
-
-const DIRECTORY_MODE: u32 = 0o700;
+use wire::{Attributes, FileType};
 
 /// How often a directory may be deleted under the hands of a creator before that is an error.
 const DIRECTORY_ATTEMPTS: u32 = 16;
-
-/// Less than this left, and a write that failed for no other known reason failed for want of room.
-const FULL_BYTES: u64 = 1 << 20;
 
 /// Objects as files below a directory of another host, which must exist; clones are the same store.
 #[derive(Clone)]
@@ -73,7 +72,7 @@ struct Inner {
     /// The means of exclusive creation ([`publish::Means`]); 0 stands for not known yet.
     means: AtomicU8,
     names_unsynced: AtomicBool,
-    /// Names claimed by an empty file that may still be empty.
+    /// Names that we may have claimed by an empty file, when an answer was lost.
     claims: Mutex<HashSet<String>>,
     /// Staging files that a broken connection left.
     litter: Mutex<Vec<String>>,
@@ -88,55 +87,6 @@ struct Slot {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What was being done, for messages; some failures are judged by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    Create,
-    Write,
-    WriteTo,
-    GoOn,
-    MoveAside,
-    Delete,
-    Read,
-    Open,
-    LookAt,
-    LookFor,
-    Follow,
-    List,
-    Sweep,
-    SyncDirectory,
-    AskSpace,
-}
-
-impl Verb {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Write => "write",
-            Self::WriteTo => "write to",
-            Self::GoOn => "go on with",
-            Self::MoveAside => "move aside",
-            Self::Delete => "delete",
-            Self::Read => "read",
-            Self::Open => "open",
-            Self::LookAt => "look at",
-            Self::LookFor => "look for",
-            Self::Follow => "follow the way to",
-            Self::List => "list",
-            Self::Sweep => "sweep",
-            Self::SyncDirectory => "sync the directory of",
-            Self::AskSpace => "look at the file system of",
-        }
-    }
-
-    fn needs_room(self) -> bool {
-        matches!(
-            self,
-            Self::Create | Self::Write | Self::WriteTo | Self::GoOn | Self::MoveAside
-        )
-    }
 }
 
 impl SftpStore {
@@ -233,58 +183,6 @@ impl SftpStore {
         self.0.names_unsynced.store(true, Ordering::Relaxed);
     }
 
-    /// Makes an error of what came back, never one that claims presence or absence.
-    fn failed(&self, session: &Arc<Session>, trouble: Trouble, verb: Verb, key: Option<&Key>) -> Error {
-        let what = format!("{} {}", verb.text(), self.describe(key));
-        let (code, message) = match trouble {
-            Trouble::Ended(error) => {
-                let kind = match error.kind() {
-                    Kind::NotFound | Kind::AlreadyExists => Kind::Failed,
-                    kind => kind,
-                };
-                return error.with_kind(kind).context(what);
-            }
-            Trouble::Said(code, message) => (code, message),
-        };
-        if code == Code::NoSuchFile
-            && let Err(missing) = self.check_root(session)
-        {
-            return missing;
-        }
-        if code == Code::Failure
-            && verb.needs_room()
-            && let Some(full) = self.is_full(session)
-        {
-            return Error::new(Kind::Transient, what).because(full);
-        }
-        let account = self.0.dial.target.as_ref().and_then(|target| target.user.as_deref());
-        let error = Error::new(
-            Kind::Failed,
-            format!("{what}: the server says \"{message}\" and no more"),
-        );
-        match code {
-            Code::PermissionDenied => error.hint(format!(
-                "{} and everything below must belong to {}, and be writable for it",
-                self.0.root,
-                account.unwrap_or("the account")
-            )),
-            Code::Failure if verb.needs_room() => {
-                error.hint("a quota that is used up, a file system that is read-only, or a disk that fails")
-            }
-            _ => error,
-        }
-    }
-
-    /// Says so if the file system has no room.
-    fn is_full(&self, session: &Session) -> Option<String> {
-        let (space, more_files) = session.space(&self.0.root).ok().flatten()?;
-        if space.available >= FULL_BYTES && more_files {
-            return None;
-        }
-        let what = if more_files { "No space left" } else { "No inodes left" };
-        Some(format!("{what} on the file system of {}", self.place(&self.0.root)))
-    }
-
     fn check_root(&self, session: &Session) -> Result<()> {
         let root = self.place(&self.0.root);
         let error = match session.stat(&self.0.root) {
@@ -318,51 +216,6 @@ impl SftpStore {
         }
     }
 
-    /// Creates the directories above `key`, never the root.
-    fn create_directories(&self, session: &Arc<Session>, key: &Key) -> Result<()> {
-        self.check_root(session)?;
-        let Some(parent) = key.parent() else { return Ok(()) };
-        let mut path = self.path(None);
-        for component in parent.components() {
-            let above = path.clone();
-            path = format!("{path}/{component}");
-            if !self.create_directory(session, &above, &path)? {
-                // Deleted again in between: the caller comes back.
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Creates a directory, durably, unless it is there; `false` if what it should stand in is gone.
-    fn create_directory(&self, session: &Arc<Session>, above: &str, path: &str) -> Result<bool> {
-        let failed = |trouble| {
-            let error = self.failed(session, trouble, Verb::Create, None);
-            error.context(format!("create directory {}", self.place(path)))
-        };
-        match session.stat(path) {
-            Ok(found) if found.file_type() == FileType::Directory => return Ok(true),
-            Ok(_) => {
-                let message = format!("{} is not a directory", self.place(path));
-                return Err(Error::new(Kind::Failed, message));
-            }
-            Err(trouble) if is_missing(&trouble) => {}
-            Err(trouble) => return Err(failed(trouble)),
-        }
-        match session.make_directory(path, DIRECTORY_MODE) {
-            Ok(()) => {}
-            Err(trouble) if is_missing(&trouble) => return Ok(false),
-            // Another one was quicker; or else the next step says why.
-            Err(Trouble::Said(code, message)) => match session.stat(path) {
-                Ok(found) if found.file_type() == FileType::Directory => {}
-                _ => return Err(failed(Trouble::Said(code, message))),
-            },
-            Err(ended) => return Err(failed(ended)),
-        }
-        let settled = self.settle_directory(session, above).map_err(failed)?;
-        Ok(settled.is_some())
-    }
-
     fn no_object(&self, key: &Key) -> Error {
         let message = format!("{} is not a regular file", self.describe(Some(key)));
         Error::new(Kind::Refused, message).hint("objects are never links, devices or pipes: somebody put it there")
@@ -379,29 +232,6 @@ impl SftpStore {
             Err(trouble) if is_missing(&trouble) => prove_absent(self, session, key).map(|()| None),
             Err(trouble) => Err(self.failed(session, trouble, Verb::LookAt, Some(key))),
         }
-    }
-
-    /// Makes it durable that `key` is gone, and removes directories that have become empty.
-    fn settle_removal(&self, session: &Arc<Session>, key: &Key) -> Result<()> {
-        let mut directory = key.parent();
-        loop {
-            let settled = self.settle_directory(session, &self.path(directory.as_ref()));
-            let settled = settled.map_err(|trouble| self.failed(session, trouble, Verb::SyncDirectory, Some(key)))?;
-            match (settled, &directory) {
-                // Whoever deleted the last object beside ours has removed the directory already.
-                (None, Some(gone)) => directory = gone.parent(),
-                _ => break,
-            }
-        }
-        let mut directory = key.parent();
-        while let Some(empty) = directory {
-            // It is not empty, or in use, or already gone: all the same.
-            if session.remove_directory(&self.path(Some(&empty))).is_err() {
-                break;
-            }
-            directory = empty.parent();
-        }
-        Ok(())
     }
 }
 
@@ -424,15 +254,7 @@ impl Store for SftpStore {
     }
 
     fn prepare(&self) -> Result<()> {
-        let session = self.session()?;
-        let root = self.0.root.trim_start_matches('/');
-        let mut path = String::new();
-        for component in root.split('/') {
-            let above = if path.is_empty() { "/".to_owned() } else { path.clone() };
-            path = format!("{path}/{component}");
-            self.create_directory(&session, &above, &path)?;
-        }
-        Ok(())
+        self.create_root(&self.session()?)
     }
 
     fn create(&self, key: &Key) -> Result<Box<dyn Upload>> {

@@ -123,18 +123,20 @@ impl SftpStore {
         let outcome = match means {
             Means::HardLink => session.link(from, to),
             Means::Rename => session.plain_rename(from, to),
-            Means::Claim => self.claim(session, to).and_then(|()| {
-                replace(session, from, to).inspect_err(|trouble| {
-                    if matches!(trouble, Trouble::Said(..)) {
-                        session.remove_and_forget(to);
-                    }
-                })
-            }),
+            Means::Claim => {
+                let outcome = self.claim(session, to).and_then(|()| {
+                    replace(session, from, to).inspect_err(|trouble| {
+                        if matches!(trouble, Trouble::Said(..)) {
+                            session.remove_and_forget(to);
+                        }
+                    })
+                });
+                if matches!(outcome, Err(Trouble::Ended(_))) {
+                    lock(&self.0.claims).insert(to.to_owned());
+                }
+                outcome
+            }
         };
-        // Of a claim whose answer was lost it is not known whether it stands.
-        if !matches!(outcome, Err(Trouble::Ended(_))) {
-            lock(&self.0.claims).remove(to);
-        }
         match outcome {
             Ok(()) => Ok(Given::Done),
             Err(Trouble::Said(code, message)) => match session.lstat(to) {
@@ -146,9 +148,11 @@ impl SftpStore {
         }
     }
 
-    /// Claims a name by an empty file. One that a lost answer of ours left behind is ours still.
+    /// Claims a name by an empty file. One that an attempt of ours with a lost answer may have left is taken over, by one
+    /// of our threads; should somebody else have claimed it at that very moment, both go on, which only a server that
+    /// can do no better allows.
     fn claim(&self, session: &Session, to: &str) -> Answer<()> {
-        let left = !lock(&self.0.claims).insert(to.to_owned());
+        let left = lock(&self.0.claims).remove(to);
         match session.create(to, CLAIM_MODE) {
             Ok(claim) => {
                 session.close(&claim);

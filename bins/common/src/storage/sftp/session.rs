@@ -4,20 +4,21 @@
 //! end: a server that says nothing for as long as the limits allow is cut off, and everybody who waits then hears that
 //! the connection is lost, which is worth another try on a new one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::lock;
+use super::opening::{self, Opened, Said};
 use super::ssh::{self, Stage, Target};
 use super::wire::{self, Code, Reply, Request};
 use crate::error::{Context, Error, Kind, Result};
@@ -55,13 +56,8 @@ impl Limits {
 
 /// An answer to a server that never ends would do the same as none.
 const LONGEST: u32 = 10;
-/// Lines of ssh that are kept, and their length.
-const SAID_LINES: usize = 40;
-const SAID_BYTES: u64 = 500;
 /// How long a process may take to end once nothing more is asked of it.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// How soon after a session that was closed at once another is tried.
-const AGAIN_AFTER: Duration = Duration::from_millis(500);
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How to reach a server.
 #[derive(Debug, Clone)]
@@ -118,7 +114,7 @@ struct Shared {
     broken: AtomicBool,
     /// Why it was cut off from this side.
     cut: Mutex<Option<String>>,
-    said: Arc<Mutex<VecDeque<String>>>,
+    said: Said,
 }
 
 /// A request on its way; it may be dropped, and the answer with it.
@@ -143,10 +139,6 @@ impl Drop for Syncing {
     fn drop(&mut self) {
         self.0.syncing.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -175,26 +167,19 @@ impl Shared {
 }
 
 impl Session {
-    /// Starts the process and waits for its first answer.
+    /// Opens a conversation.
     ///
-    /// A server that is going down and one whose set-up is wrong (a chroot that others may write to) both let in and then
-    /// close; the second does so again a moment later.
+    /// # Errors
+    /// As [`opening::open`].
     pub(super) fn connect(dial: &Dial) -> Result<Self> {
-        match Self::connect_once(dial, Stage::Opening) {
-            Err(unreached) if unreached.after_login => {
-                sleep(AGAIN_AFTER.min(dial.limits.connect / 4));
-                Self::connect_once(dial, Stage::OpeningAgain)
-            }
-            outcome => outcome,
-        }
-        .map_err(|unreached| unreached.error)
-    }
-
-    fn connect_once(dial: &Dial, stage: Stage) -> Result<Self, Unreached> {
-        let began = Instant::now();
-        let (mut stream, child, said) = start(dial)?;
+        let Opened {
+            stream,
+            child,
+            said,
+            extensions,
+        } = opening::open(dial)?;
         let shared = Arc::new(Shared {
-            began,
+            began: Instant::now(),
             heard: AtomicU64::new(0),
             syncing: AtomicU32::new(0),
             waiting: Mutex::default(),
@@ -202,11 +187,6 @@ impl Session {
             cut: Mutex::default(),
             said,
         });
-        let opened = open(&mut stream, began, dial.limits.connect);
-        let extensions = match opened {
-            Ok(extensions) => extensions,
-            Err(failure) => return Err(cannot_open(failure, dial, child, &shared, stage)),
-        };
         let has = |name: &str| extensions.iter().any(|(found, _)| found == name);
         let reading = stream.try_clone().context(|| "share a connection")?;
         let mut session = Self {
@@ -225,7 +205,6 @@ impl Session {
             shared,
             child: Mutex::new(child),
         };
-        session.shared.note_heard();
         let shared = session.shared.clone();
         std::thread::spawn(move || {
             let outcome = receive(reading, &shared);
@@ -411,7 +390,7 @@ impl Drop for Session {
 }
 
 /// Whether the process ends in time; then it has been waited for.
-fn ended_within(child: &mut Child, span: Duration) -> bool {
+pub(super) fn ended_within(child: &mut Child, span: Duration) -> bool {
     let began = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
@@ -421,178 +400,6 @@ fn ended_within(child: &mut Child, span: Duration) -> bool {
             _ => return true,
         }
         pause = (pause * 2).min(Duration::from_millis(10));
-    }
-}
-
-type Started = (UnixStream, Child, Arc<Mutex<VecDeque<String>>>);
-
-/// Starts the process on one end of a pair of sockets, which, unlike a pipe, can be written to with a timeout.
-fn start(dial: &Dial) -> Result<Started> {
-    let (ours, theirs) = UnixStream::pair().context(|| "make a pair of sockets")?;
-    let input: OwnedFd = theirs.try_clone().context(|| "share a socket")?.into();
-    let output: OwnedFd = theirs.into();
-    let mut words = dial.command.iter();
-    let program = words.next().cloned().unwrap_or_default();
-    let mut command = Command::new(&program);
-    command
-        .args(words)
-        .stdin(Stdio::from(input))
-        .stdout(Stdio::from(output));
-    let spawned = command.stderr(Stdio::piped()).spawn();
-    let mut child = spawned.map_err(|error| {
-        let missing = error.kind() == ErrorKind::NotFound;
-        let error = Error::io(error, format!("start {}", program.to_string_lossy()));
-        match missing {
-            true => error
-                .with_kind(Kind::Config)
-                .hint("is it installed? the package is openssh-client"),
-            false => error,
-        }
-    })?;
-    let said = Arc::new(Mutex::new(VecDeque::new()));
-    if let Some(stderr) = child.stderr.take() {
-        let said = said.clone();
-        std::thread::spawn(move || listen(stderr, &said));
-    }
-    Ok((ours, child, said))
-}
-
-/// Keeps the last lines that a process says.
-fn listen(stderr: impl Read, said: &Mutex<VecDeque<String>>) {
-    let mut stderr = BufReader::new(stderr);
-    loop {
-        let mut line = Vec::new();
-        match stderr.by_ref().take(SAID_BYTES).read_until(b'\n', &mut line) {
-            Ok(1..) => {}
-            _ => return,
-        }
-        let line: String = String::from_utf8_lossy(&line)
-            .chars()
-            .filter(|c| !c.is_control())
-            .collect();
-        log::debug!("ssh: {line}");
-        if !line.trim().is_empty() {
-            let mut said = lock(said);
-            said.push_back(line);
-            if said.len() > SAID_LINES {
-                said.pop_front();
-            }
-        }
-    }
-}
-
-/// Why SFTP did not begin.
-enum Unopened {
-    Late,
-    Ended,
-    NoSftp(Error),
-}
-
-/// Says hello and reads the answer: the server's extensions.
-fn open(
-    stream: &mut UnixStream,
-    began: Instant,
-    limit: Duration,
-) -> std::result::Result<Vec<(String, String)>, Unopened> {
-    // Who is gone already may have said why.
-    let _ = stream.write_all(&wire::init());
-    let mut head = [0; 4];
-    read_by(stream, &mut head, began, limit)?;
-    let length = usize::try_from(u32::from_be_bytes(head)).unwrap_or(usize::MAX);
-    if length > wire::REPLY_BYTES {
-        let text = String::from_utf8_lossy(&head).into_owned();
-        let error = Error::new(Kind::Failed, format!("the server begins with {text:?} instead of SFTP"));
-        return Err(Unopened::NoSftp(error));
-    }
-    let mut packet = vec![0; length];
-    read_by(stream, &mut packet, began, limit)?;
-    let extensions = wire::parse_version(&packet).map_err(Unopened::NoSftp)?;
-    let settled = stream
-        .set_read_timeout(None)
-        .and_then(|()| stream.set_write_timeout(Some(Duration::from_millis(500))));
-    settled.map_err(|_| Unopened::Ended)?;
-    Ok(extensions)
-}
-
-fn read_by(
-    stream: &mut UnixStream,
-    buffer: &mut [u8],
-    began: Instant,
-    limit: Duration,
-) -> std::result::Result<(), Unopened> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let left = limit.saturating_sub(began.elapsed());
-        if left.is_zero() {
-            return Err(Unopened::Late);
-        }
-        stream.set_read_timeout(Some(left)).map_err(|_| Unopened::Ended)?;
-        match stream.read(buffer.get_mut(filled..).unwrap_or_default()) {
-            Ok(0) => return Err(Unopened::Ended),
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(_) => return Err(Unopened::Ended),
-        }
-    }
-    Ok(())
-}
-
-/// Why there is no conversation.
-struct Unreached {
-    error: Error,
-    /// Whether the server had let us in.
-    after_login: bool,
-}
-
-impl From<Error> for Unreached {
-    fn from(error: Error) -> Self {
-        Self {
-            error,
-            after_login: false,
-        }
-    }
-}
-
-fn cannot_open(failure: Unopened, dial: &Dial, mut child: Child, shared: &Shared, stage: Stage) -> Unreached {
-    let ended = matches!(failure, Unopened::Ended) && ended_within(&mut child, FAREWELL);
-    if !ended {
-        let _ = child.kill();
-        ended_within(&mut child, FAREWELL);
-    }
-    // Its last words may still be on their way through the other thread, which ends with them.
-    let began = Instant::now();
-    while Arc::strong_count(&shared.said) > 1 && began.elapsed() < FAREWELL / 4 {
-        sleep(Duration::from_millis(2));
-    }
-    let said = shared.said();
-    let judged = ssh::judge(dial.target.as_ref(), &said, stage);
-    match failure {
-        Unopened::Ended => Unreached {
-            after_login: judged.kind() == Kind::Transient && ssh::let_in(&said),
-            error: judged,
-        },
-        Unopened::Late => {
-            let host = dial
-                .target
-                .as_ref()
-                .map_or("the SFTP server", |target| target.host.as_str());
-            let limit = display_duration(dial.limits.connect);
-            Error::new(
-                Kind::Transient,
-                format!("cannot connect to {host}: no answer within {limit}"),
-            )
-            .hint("is the host up and not overloaded, and no firewall in between?")
-            .into()
-        }
-        Unopened::NoSftp(error) => error
-            .context("cannot begin SFTP")
-            .with_kind(Kind::Failed)
-            .hint(
-                "the account's shell must say nothing when it is not interactive (look into its .bashrc); an account \
-                 with ForceCommand internal-sftp has no shell",
-            )
-            .into(),
     }
 }
 

@@ -9,10 +9,10 @@ use super::SftpStore;
 use super::publish::Means;
 use super::remote::{Answer, Handle};
 use super::session::{Session, Ticket, Trouble};
-use super::wire::{self, Code};
+use super::wire;
 use crate::digest::hex;
 use crate::durable::STAGING_PREFIX;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind};
 
 /// While it is written; a connection that broke may have to open it again.
 const STAGING_MODE: u32 = 0o600;
@@ -223,34 +223,5 @@ impl Drop for Staged {
             return;
         }
         self.store.remove_litter(std::mem::take(&mut self.path));
-    }
-}
-
-impl SftpStore {
-    /// Makes it durable which names a directory has. `None` where there is no such directory any more.
-    pub(super) fn settle_directory(&self, session: &Session, directory: &str) -> Result<Option<()>, Trouble> {
-        if !self.syncs_names(session) {
-            return Ok(Some(()));
-        }
-        let handle = match session.open(directory, wire::FLAG_READ) {
-            Ok(handle) => handle,
-            Err(Trouble::Said(Code::NoSuchFile, _)) => return Ok(None),
-            Err(Trouble::Said(..)) => {
-                self.note_names_unsynced();
-                return Ok(Some(()));
-            }
-            Err(lost) => return Err(lost),
-        };
-        let settled = session
-            .send_settle(&handle)
-            .and_then(|ticket| session.wait_done(ticket));
-        session.close(&handle);
-        match settled {
-            Err(Trouble::Said(..)) => {
-                self.note_names_unsynced();
-                Ok(Some(()))
-            }
-            outcome => outcome.map(Some),
-        }
     }
 }

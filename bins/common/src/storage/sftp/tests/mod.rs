@@ -372,6 +372,28 @@ fn of_two_hosts_one_creates_a_name() {
 }
 
 #[test]
+fn the_claim_of_another_thread_is_not_taken_over() {
+    const THREADS: u8 = 8;
+    let Some((_dir, store)) = fresh_with(&["-P", "hardlink,rename"]) else {
+        return;
+    };
+    for round in 0..60 {
+        let key = key(&format!("race/{round}"));
+        let start = std::sync::Barrier::new(usize::from(THREADS));
+        let put = |number: u8| {
+            start.wait();
+            store.put_new(&key, &[number; 100]).is_ok()
+        };
+        let won: u8 = std::thread::scope(|scope| {
+            let put = &put;
+            let threads: Vec<_> = (0..THREADS).map(|number| scope.spawn(move || put(number))).collect();
+            threads.into_iter().map(|thread| u8::from(thread.join().unwrap())).sum()
+        });
+        assert_eq!(won, 1, "in round {round}");
+    }
+}
+
+#[test]
 fn the_clock_is_that_of_the_server() {
     let Some((dir, store)) = fresh() else { return };
     assert!(store.now().unwrap().distance(UtcTime::now()) < Duration::from_secs(5));
