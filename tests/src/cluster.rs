@@ -222,7 +222,8 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        *self.process() = Some(in_clean_environment(account::run_as(&mut command)).spawn().unwrap());
+        in_clean_environment(account::run_as(&mut command)).env("PATH", self.scratch.path_variable());
+        *self.process() = Some(command.spawn().unwrap());
     }
 
     /// Waits until the server takes connections.

@@ -69,6 +69,11 @@ impl Scratch {
         self.0.path.join(below)
     }
 
+    /// What PATH says to everything that runs for this test: what it put into `bin` is found first.
+    pub fn path_variable(&self) -> String {
+        format!("{}:{}", self.path("bin").display(), crate::tool::PATH)
+    }
+
     /// Creates a directory (0700) below, if it is not there.
     pub fn create_dir(&self, below: &str) -> PathBuf {
         let path = self.path(below);

@@ -19,6 +19,7 @@ pub struct RepoOptions {
     name: String,
     encrypted: bool,
     keyless: bool,
+    elsewhere: Option<(String, PathBuf)>,
     lines: Vec<String>,
 }
 
@@ -29,6 +30,7 @@ impl RepoOptions {
             name: name.into(),
             encrypted: false,
             keyless: false,
+            elsewhere: None,
             lines: Vec::new(),
         }
     }
@@ -43,6 +45,12 @@ impl RepoOptions {
     pub fn keyless(mut self) -> RepoOptions {
         self.keyless = true;
         self.encrypted()
+    }
+
+    /// Puts it at a URL; `dir` is where its objects are files, if they are.
+    pub fn at(mut self, url: &str, dir: &Path) -> RepoOptions {
+        self.elsewhere = Some((url.into(), dir.into()));
+        self
     }
 
     /// Adds a line to its table, such as `required = false`.
@@ -74,6 +82,7 @@ pub struct Site {
     pub config: PathBuf,
     /// The repositories, in the order they were added.
     pub repos: Vec<Repo>,
+    path: String,
     top: BTreeMap<String, String>,
     cluster_table: Vec<String>,
     repo_tables: Vec<String>,
@@ -112,6 +121,7 @@ impl Site {
             dir,
             config,
             repos: Vec::new(),
+            path: scratch.path_variable(),
             top,
             cluster_table,
             repo_tables: Vec::new(),
@@ -127,8 +137,14 @@ impl Site {
 
     /// Adds a repository; its directory is there, empty.
     pub fn repository(self, options: RepoOptions) -> Site {
-        let dir = self.dir.join(format!("repository-{}", options.name));
-        crate::account::create_dir(&dir, 0o700);
+        let dir = match &options.elsewhere {
+            Some((_, dir)) => dir.clone(),
+            None => {
+                let dir = self.dir.join(format!("repository-{}", options.name));
+                crate::account::create_dir(&dir, 0o700);
+                dir
+            }
+        };
         let mut repo = Repo {
             name: options.name.clone(),
             dir,
@@ -149,11 +165,11 @@ impl Site {
     }
 
     fn add(mut self, repo: Repo, options: &RepoOptions) -> Site {
-        let mut table = format!(
-            "[repository.{}]\nurl = {}\n",
-            repo.name,
-            quoted(&format!("file://{}", repo.dir.display()))
-        );
+        let url = match &options.elsewhere {
+            Some((url, _)) => url.clone(),
+            None => format!("file://{}", repo.dir.display()),
+        };
+        let mut table = format!("[repository.{}]\nurl = {}\n", repo.name, quoted(&url));
         if let (Some(recipient), Some(identity)) = (&repo.recipient, &repo.identity) {
             let identity = format!(", identity_file = {}", quoted(&identity.to_string_lossy()));
             let identity = if options.keyless { "" } else { &identity };
@@ -204,7 +220,10 @@ impl Site {
 
     /// A tool with this configuration.
     pub fn tool(&self, name: &str) -> Tool {
-        Tool::new(name).arg("--config").arg(&self.config)
+        Tool::new(name)
+            .env("PATH", &self.path)
+            .arg("--config")
+            .arg(&self.config)
     }
 
     /// Makes or takes another repository in place of the first, which this site has used and which is gone.
@@ -301,6 +320,17 @@ impl Repo {
         let mut found = self.matching(&format!("/{name}.zst"));
         assert_eq!(found.len(), 1, "objects of {name} in {}: {found:?}", self.dir.display());
         found.remove(0)
+    }
+
+    /// The directory of the WAL that is stored, of whichever system: there is one.
+    pub fn wal_folder(&self) -> PathBuf {
+        let segments = self.matching("/wal/").into_iter();
+        let mut folders: Vec<PathBuf> = segments
+            .filter_map(|path| path.parent().map(Path::to_path_buf))
+            .collect();
+        folders.dedup();
+        assert_eq!(folders.len(), 1, "directories with WAL: {folders:?}");
+        folders.remove(0)
     }
 
     /// Whether a WAL file is stored.

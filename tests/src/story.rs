@@ -34,8 +34,12 @@ impl Story {
 
     /// A story with repositories and settings of one's own.
     pub fn with(name: &str, server: &Server, options: Options, set_up: impl FnOnce(Site) -> Site) -> Story {
+        Story::within(Scratch::new(name), server, options, set_up)
+    }
+
+    /// As [`Story::with`], in a directory where something is already.
+    pub fn within(scratch: Scratch, server: &Server, options: Options, set_up: impl FnOnce(Site) -> Site) -> Story {
         let start = Instant::now();
-        let scratch = Scratch::new(name);
         let cluster = Cluster::create(&scratch, server, options);
         // Recoveries end where the test says, not at a record that the server wrote for itself meanwhile.
         cluster.conf(&["autovacuum = off"]);

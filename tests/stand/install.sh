@@ -5,7 +5,7 @@
 #
 #   build     C compiler, make, pkg-config; a cargo where none is (Debian's cargo-web)
 #   lint      rustfmt and clippy for Debian's cargo; other toolchains bring their own
-#   servers   PostgreSQL 15 with its client programs and contrib; zstd, age, tar, strace
+#   servers   PostgreSQL 15 with its client programs and contrib; zstd, age, tar, strace; OpenSSH
 #   versions  servers of PostgreSQL 13 to 18, without client programs
 #   13 .. 18  one of these
 #   clients   programs of PostgreSQL 17 and 18 (pg_verifybackup, pg_dump, pg_waldump, ...) from newer Debian releases
@@ -108,7 +108,11 @@ servers() {
         mkdir -p "$settings"
         echo 'create_main_cluster = false' >"$settings/pgkeep-stand.conf"
     fi
-    packages postgresql-15 postgresql-client-15 zstd age tar strace
+    # Tests start an sshd of their own; where there was none, none is to run besides.
+    if ! installed openssh-server && ((EUID == 0)) && command -v systemctl >/dev/null; then
+        systemctl --quiet mask ssh.service ssh.socket 2>/dev/null
+    fi
+    packages postgresql-15 postgresql-client-15 zstd age tar strace openssh-server openssh-sftp-server openssh-client
 }
 
 # Where a version is, or will be.

@@ -21,12 +21,14 @@ use crate::place::Placing;
 /// Whenever it could not be found out whether the archive has the file: never to be read as "absent".
 pub fn run(config: &Config, cluster: &Cluster, request: &Request, asking: &dyn Fn(&Repository)) -> Result<Fetched> {
     let call = Call::find(config, cluster)?;
-    let policy = if request.standby {
-        Policy::once()
+    let (policy, repositories) = if request.standby {
+        let span = config.standby_patience;
+        let repositories = open::repositories_within(config, cluster, &request.only, span)?;
+        (Policy::once(), repositories)
     } else {
-        Policy::patient(config.patience)
+        let repositories = open::repositories(config, cluster, &request.only)?;
+        (Policy::patient(config.patience), repositories)
     };
-    let repositories = open::repositories(config, cluster, &request.only)?;
     let histories = call.histories(config);
     let name = request.name;
     let known = call.known_history(config, &name);

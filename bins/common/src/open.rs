@@ -1,13 +1,17 @@
 //! The only place that picks a store and a codec: configuration in, repositories out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::codec::{Opening, Recipients, Sealing};
 use crate::config::{Cluster, Config, Location, RepositorySettings};
 use crate::error::{Error, Kind, Result};
 use crate::repository::{ClusterName, Repository};
+use crate::retry::Policy;
 use crate::storage::Store;
 use crate::storage::posix::PosixStore;
+use crate::storage::retrying::RetryingStore;
+use crate::storage::sftp::{Limits, SftpStore, Target};
 
 /// Opens the repositories of `cluster`: all, or those named in `only`. Nothing is read from them yet.
 ///
@@ -17,18 +21,36 @@ pub fn repositories(config: &Config, cluster: &Cluster, only: &[String]) -> Resu
     config
         .repositories(only)?
         .into_iter()
-        .map(|repository| open(repository, cluster))
+        .map(|repository| open(repository, cluster, Policy::patient(config.patience), Limits::USUAL))
         .collect()
 }
 
-fn open(repository: &RepositorySettings, cluster: &Cluster) -> Result<Repository> {
+/// As [`repositories`], for somebody who waits no longer than `span` and asks again himself: every request is made once.
+///
+/// # Errors
+/// As there.
+pub fn repositories_within(
+    config: &Config,
+    cluster: &Cluster,
+    only: &[String],
+    span: Duration,
+) -> Result<Vec<Repository>> {
+    config
+        .repositories(only)?
+        .into_iter()
+        .map(|repository| open(repository, cluster, Policy::once(), Limits::within(span)))
+        .collect()
+}
+
+fn open(repository: &RepositorySettings, cluster: &Cluster, policy: Policy, limits: Limits) -> Result<Repository> {
     let in_table = |error: Error| error.context(format!("use [repository.{}]", repository.name));
     let store: Arc<dyn Store> = match &repository.location {
         Location::File { root } => Arc::new(PosixStore::new(root.clone())),
+        Location::Sftp { .. } => sftp_store(repository, policy, limits).map_err(in_table)?,
         other => {
             return Err(in_table(
                 Error::new(Kind::Config, format!("this version has no store for {other}"))
-                    .hint("use a url that begins with file:///"),
+                    .hint("use a url that begins with file:/// or sftp://"),
             ));
         }
     };
@@ -65,6 +87,20 @@ fn open(repository: &RepositorySettings, cluster: &Cluster) -> Result<Repository
         opening,
         ClusterName::parse(&cluster.name)?,
     ))
+}
+
+fn sftp_store(settings: &RepositorySettings, policy: Policy, limits: Limits) -> Result<Arc<dyn Store>> {
+    let Location::Sftp { user, host, port, root } = &settings.location else {
+        return Err(Error::new(Kind::Config, "this is no SFTP repository"));
+    };
+    let target = Target {
+        user: user.clone(),
+        host: host.clone(),
+        port: *port,
+        key: settings.ssh_key.clone(),
+    };
+    let store = SftpStore::new(target, &root.to_string_lossy(), limits, policy);
+    Ok(Arc::new(RetryingStore::new(Arc::new(store), policy)))
 }
 
 fn sealing(recipients: &[String]) -> Result<Sealing> {

@@ -12,7 +12,7 @@ use common::exit;
 use common::open;
 use common::postgres::{ControlFile, Session};
 use common::repository::{Nonce, Repository, events};
-use common::storage::read_all;
+use common::storage::{Durability, read_all};
 use common::time::UtcTime;
 use common::units::{ByteSize, display_duration};
 
@@ -233,6 +233,20 @@ fn judge_space(free: u64, total: u64) -> Result<String> {
     Err(wrong(said, "enlarge the file system, or shorten retention"))
 }
 
+/// A server that does not sync is said and no failure: there may be no other.
+fn judge_durability(durability: Durability) -> Result<String> {
+    match durability {
+        Durability::Unsynced => Ok(format!(
+            "{durability}: a power cut there may cost what was stored in the last seconds"
+        )),
+        Durability::Unknown => Err(wrong(
+            "it could not be found out whether the store syncs".to_owned(),
+            "see the check before",
+        )),
+        Durability::Synced | Durability::NamesLater => Ok(durability.to_string()),
+    }
+}
+
 fn check_repository(repository: &Repository, control: Option<&ControlFile>) -> Vec<Finding> {
     let what = |check: &str| format!("repository \"{}\" {check}", repository.name);
     let mut findings = vec![finding(
@@ -260,6 +274,10 @@ fn check_repository(repository: &Repository, control: Option<&ControlFile>) -> V
         ));
     }
     findings.push(finding(what("write, read, delete"), try_out(repository)));
+    findings.push(finding(
+        what("durability"),
+        judge_durability(repository.store.durability()),
+    ));
     findings.push(finding(what("key"), check_key(repository)));
     findings.push(finding(
         what("clock"),
@@ -341,6 +359,17 @@ mod tests {
         assert!(judge_archive_mode("always").is_ok());
         assert!(judge_archive_timeout("60").is_ok());
         assert!(judge_max_wal_senders("10").is_ok());
+    }
+
+    #[test]
+    fn a_server_that_does_not_sync_is_said() {
+        assert!(
+            judge_durability(Durability::Unsynced)
+                .unwrap()
+                .contains("the server does not sync")
+        );
+        assert_eq!(judge_durability(Durability::Synced).unwrap(), "synced");
+        assert!(judge_durability(Durability::Unknown).is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use common::postgres::ControlFile;
 use common::repository::events::{self, What};
 use common::repository::pins::{Pin, Pins};
 use common::repository::{ClusterName, Identity, Repository, document};
+use common::storage::Durability;
 use common::time::UtcTime;
 
 use crate::args::Args;
@@ -143,8 +144,14 @@ fn create(
     } else {
         "not encrypted"
     };
+    // Only what is less than it should be is worth a word.
+    let durability = match store.durability() {
+        Durability::Synced => String::new(),
+        less => format!(", durability: {less}"),
+    };
     Ok(format!(
-        "repository \"{}\" {what}: {}/{}, UUID {uuid}, system identifier {system}, {encryption}, exclusive creation by {}",
+        "repository \"{}\" {what}: {}/{}, UUID {uuid}, system identifier {system}, {encryption}, exclusive creation by \
+         {}{durability}",
         repository.name,
         repository.url,
         repository.cluster,

@@ -256,7 +256,7 @@ fn check_has_a_line_for_everything_and_fails_if_one_does() {
         "--check creates nothing"
     );
     bare.tool("init").run().expect_code(0);
-    let ran = check().expect_code(1).expect_said("1 of 8 checks do not hold");
+    let ran = check().expect_code(1).expect_said("1 of 9 checks do not hold");
     for line in [
         "ok   data directory: ",
         "FAIL server: ",

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod posix;
 mod reader;
 pub mod retrying;
+pub mod sftp;
 
 pub use key::Key;
 pub use reader::{ObjectReader, read_all};
@@ -69,6 +70,30 @@ impl fmt::Display for Exclusive {
             Self::IfNoneMatch => "If-None-Match",
             Self::InMemory => "in memory",
             Self::Nothing => "none",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// What a store can promise about an object that it calls stored, should the power go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// Content and name are on the disk, or wherever the store keeps them for good.
+    Synced,
+    /// The content is; the name as soon as the file system's journal gets to it.
+    NamesLater,
+    /// The store cannot be asked to sync: what was stored in the last seconds may be lost with its power.
+    Unsynced,
+    /// It could not be found out.
+    Unknown,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Synced => "synced",
+            Self::NamesLater => "content synced, names when the file system gets to it",
+            Self::Unsynced => "the server does not sync",
             Self::Unknown => "unknown",
         })
     }
@@ -177,6 +202,11 @@ pub trait Store: Send + Sync {
 
     /// Which mechanism keeps names from being taken twice.
     fn exclusive(&self) -> Exclusive;
+
+    /// What "stored" means here should the power go.
+    fn durability(&self) -> Durability {
+        Durability::Synced
+    }
 
     /// The room that is left, where that can be known.
     ///

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Exclusive, Key, Space, Stat, Store, Stored, Upload};
+use super::{Durability, Exclusive, Key, Space, Stat, Store, Stored, Upload};
 use crate::digest::{HashingWriter, Sha256Digest, Xxh3_128, Xxh3Hasher};
 use crate::error::{Context, Error, Kind, Result};
 use crate::retry::Policy;
@@ -193,6 +193,10 @@ impl Store for RetryingStore {
         self.inner.describe(key)
     }
 
+    fn prepare(&self) -> Result<()> {
+        self.retry("prepare", None, || self.inner.prepare())
+    }
+
     fn create(&self, key: &Key) -> Result<Box<dyn Upload>> {
         let inner = self.retry("create", Some(key), || self.inner.create(key))?;
         let quick = Xxh3Hasher::new();
@@ -280,6 +284,10 @@ impl Store for RetryingStore {
 
     fn exclusive(&self) -> Exclusive {
         self.inner.exclusive()
+    }
+
+    fn durability(&self) -> Durability {
+        self.inner.durability()
     }
 
     fn free_space(&self) -> Result<Option<Space>> {
