@@ -40,6 +40,11 @@ pub enum What {
         /// Whether it replaces an earlier identity on purpose.
         new_history: bool,
     },
+    /// WAL of this identifier has been stored: from now on a repository that shows none of it is not all there.
+    Wal {
+        /// PostgreSQL's system identifier, as text.
+        system_identifier: String,
+    },
     /// The public keys used from now on; a record, never read as configuration.
     Recipients {
         /// age recipients.
@@ -86,6 +91,7 @@ impl What {
     fn kind(&self) -> &'static str {
         match self {
             Self::System { .. } => "system",
+            Self::Wal { .. } => "wal",
             Self::Recipients { .. } => "recipients",
             Self::Keep { .. } => "keep",
             Self::Unkeep { .. } => "unkeep",
@@ -105,6 +111,8 @@ pub struct KnownSystem {
     pub major: u32,
     /// The size of WAL segments, in bytes.
     pub segment_size: u64,
+    /// Whether WAL of it has been stored, ever.
+    pub held_wal: bool,
 }
 
 /// Appends an event.
@@ -145,31 +153,39 @@ pub fn read(repository: &Repository) -> Result<Vec<Event>> {
 /// As [`read`].
 pub fn systems(repository: &Repository) -> Result<Vec<KnownSystem>> {
     let mut known: Vec<KnownSystem> = Vec::new();
+    let mut held_wal = Vec::new();
     for event in read(repository)? {
-        let What::System {
-            system_identifier,
-            major,
-            segment_size,
-            ..
-        } = event.what
-        else {
-            continue;
-        };
-        let system = system_identifier.parse::<u64>().map(SystemId).map_err(|error| {
-            Error::new(
-                Kind::Corrupt,
-                format!("\"{system_identifier}\" in an event is not a system identifier"),
-            )
-            .because(error)
-        })?;
-        known.retain(|other| other.system != system);
-        known.push(KnownSystem {
-            system,
-            major,
-            segment_size,
-        });
+        match event.what {
+            What::Wal { system_identifier } => held_wal.push(identifier(&system_identifier)?),
+            What::System {
+                system_identifier,
+                major,
+                segment_size,
+                ..
+            } => {
+                let system = identifier(&system_identifier)?;
+                known.retain(|other| other.system != system);
+                known.push(KnownSystem {
+                    system,
+                    major,
+                    segment_size,
+                    held_wal: false,
+                });
+            }
+            _ => {}
+        }
+    }
+    for system in &mut known {
+        system.held_wal = held_wal.contains(&system.system);
     }
     Ok(known)
+}
+
+fn identifier(text: &str) -> Result<SystemId> {
+    text.parse::<u64>().map(SystemId).map_err(|error| {
+        let message = format!("\"{text}\" in an event is not a system identifier");
+        Error::new(Kind::Corrupt, message).because(error)
+    })
 }
 
 const FOREIGN_HINT: &str = "if this is another cluster, give it a name of its own: [cluster.NAME] is its directory in the repository; \
@@ -180,7 +196,10 @@ const FOREIGN_HINT: &str = "if this is another cluster, give it a name of its ow
 /// # Errors
 /// `Refused` if it is foreign; else as [`read`].
 pub fn require_system(repository: &Repository, system: SystemId) -> Result<KnownSystem> {
-    let known = systems(repository)?;
+    choose(repository, &systems(repository)?, system)
+}
+
+fn choose(repository: &Repository, known: &[KnownSystem], system: SystemId) -> Result<KnownSystem> {
     if let Some(found) = known.iter().find(|other| other.system == system) {
         return Ok(*found);
     }
@@ -199,8 +218,9 @@ pub fn require_system(repository: &Repository, system: SystemId) -> Result<Known
 /// # Errors
 /// `Refused` if it is foreign, or was followed by another; else as [`read`].
 pub fn require_current_system(repository: &Repository, system: SystemId) -> Result<KnownSystem> {
-    let found = require_system(repository, system)?;
-    match systems(repository)?.last() {
+    let known = systems(repository)?;
+    let found = choose(repository, &known, system)?;
+    match known.last() {
         Some(last) if last.system != system => {
             let name = &repository.name;
             let message = format!(
