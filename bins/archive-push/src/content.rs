@@ -76,7 +76,7 @@ const HISTORY_HINT: &str = "it is not what PostgreSQL writes, and once stored it
 
 /// Refuses what PostgreSQL would not read as the history of `timeline`, and what says nothing.
 fn check_history(timeline: TimelineId, content: &[u8]) -> Result<()> {
-    if content.len() as u64 == MOST_HISTORY_BYTES {
+    if content.len() as u64 >= MOST_HISTORY_BYTES {
         return Err(Error::new(Kind::Refused, "it is too long for a timeline history"));
     }
     let history = TimelineHistory::parse(timeline, content).map_err(|error| error.with_kind(Kind::Refused))?;

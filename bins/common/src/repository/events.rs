@@ -138,13 +138,17 @@ pub fn append(repository: &Repository, time: UtcTime, host: &str, what: What) ->
 /// `Corrupt` if one cannot be read as an event; else what the store says.
 pub fn read(repository: &Repository) -> Result<Vec<Event>> {
     let folder = repository.keys().events()?;
-    let mut events = Vec::new();
+    let mut events: Vec<(String, Event)> = Vec::new();
     for name in repository.store.children(Some(&folder))? {
         if name.ends_with(".json") {
-            events.push(document::read(repository.store.as_ref(), &folder.join(&name)?)?);
+            let event = document::read(repository.store.as_ref(), &folder.join(&name)?)?;
+            events.push((name, event));
         }
     }
-    Ok(events)
+    // Names are sorted and know whole seconds; within one, a nonce must not decide which system is the newest.
+    let second = |name: &str| name.split('-').next().unwrap_or_default().to_owned();
+    events.sort_by_cached_key(|(name, event)| (second(name), event.time));
+    Ok(events.into_iter().map(|(_, event)| event).collect())
 }
 
 /// The system identifiers that this repository knows, the newest last.
@@ -237,6 +241,49 @@ pub fn require_current_system(repository: &Repository, system: SystemId) -> Resu
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::codec::{Opening, Sealing};
+    use crate::repository::ClusterName;
+    use crate::storage::memory::MemoryStore;
+
+    fn repository() -> Repository {
+        let store = std::sync::Arc::new(MemoryStore::new());
+        let cluster = ClusterName::parse("main").unwrap();
+        let clear = || Sealing::Clear;
+        Repository::new(
+            "local".into(),
+            "memory:".into(),
+            true,
+            store,
+            clear(),
+            clear(),
+            Opening::none(),
+            cluster,
+        )
+    }
+
+    #[test]
+    fn within_one_second_the_later_system_is_the_current_one() {
+        let base = UtcTime::parse_compact("20261120T020000Z").unwrap();
+        // Names hold a random part: in some of the rounds it would put them the wrong way round.
+        for _ in 0..32 {
+            let repository = repository();
+            for (part, system) in [(1, 7u64), (2, 8)] {
+                let what = What::System {
+                    system_identifier: system.to_string(),
+                    major: 15,
+                    segment_size: 1 << 24,
+                    new_history: system == 8,
+                };
+                let time = base.plus(std::time::Duration::from_millis(part));
+                append(&repository, time, "host", what).unwrap();
+            }
+            assert_eq!(systems(&repository).unwrap().last().unwrap().system, SystemId(8));
+            assert_eq!(
+                require_current_system(&repository, SystemId(7)).unwrap_err().kind(),
+                Kind::Refused
+            );
+        }
+    }
 
     #[test]
     fn an_event_of_an_unknown_kind_is_kept_and_ignored() {
