@@ -139,8 +139,7 @@ fn what_is_ready_goes_along_and_later_calls_are_warm(server: &Server) {
         .expect_said("4711");
     account::write(&data.join("global/pg_control"), control, 0o600);
     refill();
-    mutilate::remove(&archive.repo().path(""));
-    site.init_anew();
+    archive_stand::make_anew(site, archive.repo());
     archive.push(&data, &archive.segments[1]).expect_code(0).expect_quiet();
     assert!(archive.repo().has_wal(&archive.segments[1]));
 }
@@ -151,6 +150,7 @@ fn a_repository_exchanged_behind_our_back_is_refused(server: &Server) {
     let data = archive.pgdata("primary");
     let name = &archive.segments[0];
     archive.ready(&data, name);
+    let known = archive_stand::uuid(archive.repo());
     mutilate::remove(&archive.repo().path(""));
     archive
         .push(&data, name)
@@ -166,7 +166,12 @@ fn a_repository_exchanged_behind_our_back_is_refused(server: &Server) {
         .expect_code(1)
         .expect_said("this host knows it as");
     push(&other, &data, name).run().expect_code(0);
-    archive.site.init_anew();
+    archive
+        .site
+        .tool("init")
+        .args(["--replace", &known])
+        .run()
+        .expect_code(0);
     archive.push(&data, name).expect_code(0).expect_quiet();
     mutilate::remove(&archive.repo().dir);
     let name = "000000010000000000000099";
@@ -299,6 +304,30 @@ fn a_taken_timeline_is_refused_with_its_date_and_the_way_out(server: &Server) {
             .unwrap()
             .contains("0/3000000")
     );
+}
+
+each_major!(a_host_of_a_former_system_identifier_is_refused: 15);
+fn a_host_of_a_former_system_identifier_is_refused(server: &Server) {
+    let archive = Archive::clear(server, 1);
+    let data = archive.pgdata("former");
+    let name = &archive.segments[0];
+    archive.ready(&data, name);
+    let held = || archive.repo().matching("-wal.json").len();
+    assert_eq!(held(), 1, "that there is WAL is noted, once");
+    archive.push(&data, name).expect_code(0).expect_quiet();
+    assert_eq!(held(), 1);
+
+    // The cluster lives on with another identifier.
+    let own = archive.cluster.data();
+    archive_stand::change_system(own, server.major, 4711);
+    archive.site.tool("init").arg("--new-history").run().expect_code(0);
+    archive
+        .push(&data, name)
+        .expect_code(1)
+        .expect_said("is continued by system identifier 4711, and this cluster has the former")
+        .expect_said("hint: ");
+    // Its WAL can still be fetched.
+    archive.expect_whole(&data, name).expect_quiet();
 }
 
 each_major!(a_server_archives_through_a_crash_without_losing_or_doubling_a_segment: 15 18);

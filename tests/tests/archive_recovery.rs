@@ -115,6 +115,13 @@ fn recovery_never_ends_before_the_archive_does(server: &Server) {
     stops("empty", "there is no repository of this cluster");
     fs::remove_dir(&dir).unwrap();
     fs::rename(&aside, &dir).unwrap();
+    let wal = story.site.repo().path("wal");
+    fs::rename(&wal, &aside).unwrap();
+    stops("without wal", "has held WAL of this cluster");
+    fs::rename(&aside, &wal).unwrap();
+    fs::rename(&object, &aside).unwrap();
+    stops("hole", &format!("has a gap: {} is there", story.segments[3]));
+    fs::rename(&aside, &object).unwrap();
     account::write(&story.site.config, config.replace("patience", "patients"), 0o600);
     stops("misconfigured", "patience");
     account::write(&story.site.config, &config, 0o600);
@@ -124,6 +131,48 @@ fn recovery_never_ends_before_the_archive_does(server: &Server) {
     corrupt.wait_ready(PATIENCE);
     corrupt.wait_promoted(PATIENCE);
     assert_eq!(rounds(&corrupt), ROUNDS.to_string());
+}
+
+each_major!(recovery_does_not_end_where_the_wal_is_taken_away_under_its_hands: 15 18);
+fn recovery_does_not_end_where_the_wal_is_taken_away_under_its_hands(server: &Server) {
+    let mut story = Story::new(server);
+    // What has been fetched already would be replayed first.
+    story.site = story.site.set("prefetch_limit", "\"0\"");
+    let system = story.site.repo().wal(&story.segments[0]);
+    let system = system.parent().unwrap().parent().unwrap().to_owned();
+    let aside = story.scratch.path("aside");
+    let cluster = story.copy("recovers", false);
+    // Just before the third round is asked for, the directory goes.
+    let took = format!(
+        "case %f in {}) mv {} {};; esac; {}",
+        story.segments[2],
+        system.display(),
+        aside.display(),
+        story.site.restore_command()
+    );
+    cluster.conf(&[format!("restore_command = '{took}'")]);
+    cluster.start_without_waiting();
+    assert!(!cluster.wait_exit(PATIENCE).success());
+    let log = cluster.log();
+    assert!(
+        log.contains(&format!("restored log file \"{}\"", story.segments[1])),
+        "{log}"
+    );
+    assert!(
+        log.contains("has held WAL of this cluster") && log.contains("FATAL"),
+        "{log}"
+    );
+    assert!(
+        !log.contains(OPENED) && !log.contains("archive recovery complete"),
+        "{log}"
+    );
+
+    fs::rename(&aside, &system).unwrap();
+    cluster.conf(&[format!("restore_command = '{}'", story.site.restore_command())]);
+    cluster.start_without_waiting();
+    cluster.wait_ready(PATIENCE);
+    cluster.wait_promoted(PATIENCE);
+    assert_eq!(rounds(&cluster), ROUNDS.to_string());
 }
 
 each_major!(a_standby_waits_for_its_repository_and_goes_on: 15 18);
@@ -136,7 +185,10 @@ fn a_standby_waits_for_its_repository_and_goes_on(server: &Server) {
     let spool = story.site.dir.join("spool");
     let configure = |text: &str| account::write(&story.site.config, text, 0o600);
     type Turn<'a> = &'a dyn Fn();
-    let failures: [(&str, &str, Turn<'_>, Turn<'_>); 4] = [
+    let failures: [(&str, &str, Turn<'_>, Turn<'_>); 5] = [
+        ("hole", "has a gap", &|| fs::rename(&object, &aside).unwrap(), &|| {
+            fs::rename(&aside, &object).unwrap()
+        }),
         ("unreadable", "Permission denied", &|| mutilate::chmod(&dir, 0), &|| {
             mutilate::chmod(&dir, 0o700)
         }),

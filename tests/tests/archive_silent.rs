@@ -132,6 +132,50 @@ fn archive_get_names_the_repository_that_is_silent_for_how_long_and_what_to_do(s
     }
 }
 
+each_major!(a_silent_repository_does_not_keep_the_next_from_giving_the_file: 15);
+fn a_silent_repository_does_not_keep_the_next_from_giving_the_file(server: &Server) {
+    let both = vec![RepoOptions::new("first"), RepoOptions::new("second")];
+    let archive = Archive::new(server, both, 3);
+    let (recovery, standby) = (archive.pgdata("recovery"), archive.standby("standby"));
+    let absent = archive.absent();
+    let Archive {
+        site, segments, plain, ..
+    } = archive;
+    let site = site.set("patience", "\"60s\"").set("standby_patience", "\"4s\"");
+    let Some(_hanging) = Mounted::hanging(&site.repos[0].dir) else {
+        return;
+    };
+    let fetch = |data: &Path, name: &str| {
+        let begun = Instant::now();
+        let ran = get(&site, data, name).expect_code(0);
+        assert!(fs::read(archive_stand::destination(data)).unwrap() == fs::read(plain.join(name)).unwrap());
+        (ran, begun.elapsed())
+    };
+    let silent = site.state().join("main/silent");
+    for (data, limit) in [(&standby, 4), (&recovery, 10)] {
+        let _ = fs::remove_dir_all(&silent);
+        let (ran, took) = fetch(data, &segments[0]);
+        println!("the first time {took:?}");
+        assert!(took < Duration::from_secs(limit), "{took:?}\n{}", ran.report());
+        ran.expect_said("repository \"first\" has not answered for ")
+            .expect_said("asking the others first");
+        // Soon afterwards nobody waits for it any more.
+        for name in &segments[1..] {
+            let (ran, took) = fetch(data, name);
+            assert!(took < Duration::from_secs(1), "{took:?}\n{}", ran.report());
+            ran.expect_quiet();
+        }
+    }
+    // It may have what the other has not.
+    let site = site.set("patience", "\"3s\"").set("standby_patience", "\"1s\"");
+    for (data, code) in [(&recovery, 200), (&standby, 75)] {
+        get(&site, data, &absent)
+            .expect_code(code)
+            .expect_said("repository \"first\" at file://")
+            .expect_said("did not answer within ");
+    }
+}
+
 /// What of a site belongs to root, the repositories aside.
 fn of_root(directory: &Path, found: &mut Vec<String>) {
     use std::os::unix::fs::MetadataExt;

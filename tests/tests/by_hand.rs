@@ -304,8 +304,21 @@ fn absent_or_unknown(story: &Story) {
     fs::rename(&wal, &away).unwrap();
     unknown("the WAL is not there");
     fs::rename(&away, &wal).unwrap();
+    let system = fs::read_dir(&wal).unwrap().next().unwrap().unwrap().path();
+    fs::rename(&system, &away).unwrap();
+    system_tests::account::create_dir(&system, 0o700);
+    unknown("an empty mount point in place of the WAL");
+    fs::remove_dir(&system).unwrap();
+    fs::rename(&away, &system).unwrap();
 
     let object = repository.wal(name);
+    let later = object.with_file_name("0000000100000000000000EE.zst");
+    fs::rename(&object, &away).unwrap();
+    system_tests::account::write(&later, "", 0o400);
+    let ran = story.fetch(name).expect_code(200).expect_said("a gap: ");
+    assert!(!fetched.exists(), "{}", ran.report());
+    fs::remove_file(&later).unwrap();
+    fs::rename(&away, &object).unwrap();
     let whole = fs::read(&object).unwrap();
     // Beginning, digest, middle, and cut off.
     let mut damaged: Vec<Vec<u8>> = [0, 40, whole.len() / 2]

@@ -16,14 +16,23 @@ use common::postgres::{SegmentName, WalName};
 use common::process;
 use common::repository::Repository;
 
+use crate::attempt;
 use crate::call::Call;
 use crate::checked;
+use crate::limited;
 use crate::spool::{self, Spool};
 
 /// Starts the process that fetches `first` and what follows, unless one runs or there is enough in the spool.
-/// A failure here costs speed only.
-pub fn start(config: &Config, call: &Call, spool: &Spool, first: SegmentName, arguments: &[OsString]) {
-    if let Err(error) = try_start(config, call, spool, first, arguments) {
+/// The repositories are asked in this order. A failure here costs speed only.
+pub fn start(
+    config: &Config,
+    call: &Call,
+    spool: &Spool,
+    first: SegmentName,
+    order: &[String],
+    arguments: &[OsString],
+) {
+    if let Err(error) = try_start(config, call, spool, first, order, arguments) {
         log::debug!("cannot fetch ahead: {}", chain(&error));
     }
 }
@@ -33,7 +42,14 @@ fn window(config: &Config, call: &Call) -> u64 {
     config.prefetch_limit.bytes() / call.segment_size.bytes()
 }
 
-fn try_start(config: &Config, call: &Call, spool: &Spool, first: SegmentName, arguments: &[OsString]) -> Result<()> {
+fn try_start(
+    config: &Config,
+    call: &Call,
+    spool: &Spool,
+    first: SegmentName,
+    order: &[String],
+    arguments: &[OsString],
+) -> Result<()> {
     let ahead = spool.files().iter().filter(|file| file.is_at_or_after(first)).count() as u64;
     if ahead.saturating_mul(2) >= window(config, call) {
         return Ok(());
@@ -45,7 +61,8 @@ fn try_start(config: &Config, call: &Call, spool: &Spool, first: SegmentName, ar
     }
     // The flag goes first: what follows may be behind a "--".
     let flag = [OsString::from(format!("--prefetch-from={first}"))];
-    process::detach_self(flag.iter().chain(arguments), Path::new("."))?;
+    let flags = flag.into_iter().chain(limited::flags(order));
+    process::detach_self(flags.chain(arguments.iter().cloned()), Path::new("."))?;
     Ok(())
 }
 
@@ -53,7 +70,7 @@ fn try_start(config: &Config, call: &Call, spool: &Spool, first: SegmentName, ar
 ///
 /// # Errors
 /// What went wrong before the first segment; nobody waits for it.
-pub fn run_child(config: &Config, cluster: &Cluster, only: &[String], first: &str) -> Result<()> {
+pub fn run_child(config: &Config, cluster: &Cluster, only: &[String], order: &[String], first: &str) -> Result<()> {
     let first: SegmentName = first.parse()?;
     let call = Call::find(config, cluster)?;
     let Some(spool) = call.spool(config, only) else {
@@ -64,10 +81,7 @@ pub fn run_child(config: &Config, cluster: &Cluster, only: &[String], first: &st
         return Ok(());
     };
     spool.forget_before(first);
-    let repositories = open::repositories(config, cluster, only)?;
-    for repository in &repositories {
-        call.pins.check(repository)?;
-    }
+    let repositories = attempt::in_order(open::repositories(config, cluster, only)?, order);
     let there = spool.files();
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
@@ -119,7 +133,10 @@ fn fetch(call: &Call, repositories: &[Repository], spool: &Spool, segment: Segme
             file: file.context(|| format!("create {}", part.display()))?,
             hasher: Xxh3Hasher::new(),
         };
-        match checked::fetch(repository, call, &WalName::Segment(segment), &mut out) {
+        // Here and not for all before: one that is silent must not keep the others from giving.
+        let fetched = (call.pins.check(repository))
+            .and_then(|_| checked::fetch(repository, call, &WalName::Segment(segment), &mut out));
+        match fetched {
             Ok(()) => return spool.admit(segment, &out.hasher.finish().to_string()),
             Err(error) => last = error,
         }

@@ -33,6 +33,10 @@ pub struct Args {
     #[arg(long, hide = true, conflicts_with = "prefetch_from")]
     pub attempt: bool,
 
+    /// Ask these repositories before the others; how the tool tells its children who was silent
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub first: Vec<String>,
+
     #[command(flatten)]
     pub repositories: Repositories,
 

@@ -1,6 +1,6 @@
 //! The child whose time is limited: asks the repositories, one after the other, and nothing else.
 
-use std::path::Path;
+use std::time::Instant;
 
 use common::config::{Cluster, Config};
 use common::error::{Error, Kind, Result, chain};
@@ -9,6 +9,7 @@ use common::postgres::WalName;
 use common::repository::{Repository, wal};
 use common::retry::Policy;
 
+use crate::absence::Search;
 use crate::answer::{self, Fetched, HistoryFetched, Said};
 use crate::call::{Call, Request};
 use crate::checked;
@@ -29,38 +30,54 @@ pub fn run(config: &Config, cluster: &Cluster, request: &Request, asking: &dyn F
         let repositories = open::repositories(config, cluster, &request.only)?;
         (Policy::patient(config.patience), repositories)
     };
-    let histories = call.histories(config);
+    let asked = Asked {
+        repositories: in_order(repositories, &request.order),
+        histories: call.histories(config),
+        known: call.known_history(config, &request.name),
+        call,
+        config,
+        request,
+        begun: Instant::now(),
+    };
     let name = request.name;
-    let known = call.known_history(config, &name);
     policy
-        .run(format!("fetch {name}"), || {
-            ask_all(&call, &repositories, &histories, known.as_deref(), request, asking)
-        })
+        .run(format!("fetch {name}"), || ask_all(&asked, asking))
         .map_err(|error| error.context(format!("cannot fetch WAL {name}")))
 }
 
+/// Those named in `order` first, as they are named.
+pub fn in_order(mut repositories: Vec<Repository>, order: &[String]) -> Vec<Repository> {
+    let rank = |repository: &Repository| order.iter().position(|name| *name == repository.name);
+    repositories.sort_by_key(|repository| rank(repository).unwrap_or(order.len()));
+    repositories
+}
+
+/// Everything that each round needs.
+struct Asked<'a> {
+    call: Call,
+    config: &'a Config,
+    request: &'a Request,
+    repositories: Vec<Repository>,
+    histories: Histories,
+    known: Option<Vec<u8>>,
+    begun: Instant,
+}
+
 /// Asks every repository once, in order, until one gives the file.
-fn ask_all(
-    call: &Call,
-    repositories: &[Repository],
-    histories: &Histories,
-    known: Option<&[u8]>,
-    request: &Request,
-    asking: &dyn Fn(&Repository),
-) -> Result<Fetched> {
-    let (name, destination) = (request.name, request.destination.as_path());
+fn ask_all(asked: &Asked<'_>, asking: &dyn Fn(&Repository)) -> Result<Fetched> {
+    let (name, destination) = (asked.request.name, asked.request.destination.as_path());
     let is_history = matches!(name, WalName::History { .. });
     let mut answers = Vec::new();
-    for repository in repositories {
+    for repository in &asked.repositories {
         asking(repository);
-        let said = ask(call, repository, &name, destination);
+        let said = ask(asked, repository);
         match &said {
             // The only one's error is the result, and is told once.
-            Said::Unknown(error) if repositories.len() > 1 => {
+            Said::Unknown(error) if asked.repositories.len() > 1 => {
                 log::warn!("repository \"{}\": {}", repository.name, chain(error));
             }
             Said::Unknown(_) => {}
-            Said::Here | Said::ProvenAbsent if is_history => histories.refresh(repository, call.system),
+            Said::Here | Said::ProvenAbsent if is_history => asked.histories.refresh(repository, asked.call.system),
             Said::Here | Said::ProvenAbsent => {}
         }
         let here = matches!(said, Said::Here);
@@ -72,6 +89,7 @@ fn ask_all(
     if !is_history {
         return answer::judge(answers);
     }
+    let known = asked.known.as_deref();
     match (answer::judge_history(answers, known.is_some())?, known) {
         (HistoryFetched::Restored, _) => Ok(Fetched::Restored),
         (HistoryFetched::FromCache, Some(content)) => {
@@ -81,19 +99,38 @@ fn ask_all(
     }
 }
 
-fn ask(call: &Call, repository: &Repository, name: &WalName, destination: &Path) -> Said {
-    let fetched = call
+fn ask(asked: &Asked<'_>, repository: &Repository) -> Said {
+    let fetched = asked
+        .call
         .pins
         .check(repository)
-        .and_then(|_| fetch_to(repository, call, name, destination));
+        .and_then(|_| fetch_to(asked, repository));
     match fetched {
         Ok(()) => Said::Here,
-        Err(error) if error.kind() == Kind::NotFound => match wal::prove_repository(repository, call.system) {
+        Err(error) if error.kind() == Kind::NotFound => match prove_absent(asked, repository) {
             Ok(()) => Said::ProvenAbsent,
-            Err(error) => Said::Unknown(no_repository(error, repository)),
+            Err(error) => Said::Unknown(error),
         },
         Err(error) => Said::Unknown(error),
     }
+}
+
+/// Shows that the file is not there because it is not in the archive.
+fn prove_absent(asked: &Asked<'_>, repository: &Repository) -> Result<()> {
+    let known =
+        wal::prove_repository(repository, asked.call.system).map_err(|error| no_repository(error, repository))?;
+    // Several segments are stored at once: an earlier one may be a moment behind.
+    let hole = match asked.begun.elapsed() < asked.config.standby_patience {
+        true => Kind::Transient,
+        false => Kind::Failed,
+    };
+    let search = Search {
+        repository,
+        call: &asked.call,
+        config: asked.config,
+        hole,
+    };
+    search.prove_absent(&asked.request.name, known)
 }
 
 /// "Not found" about the repository itself, in words that nobody takes for the file's absence.
@@ -110,10 +147,10 @@ fn no_repository(error: Error, repository: &Repository) -> Error {
 }
 
 /// Fetches one file; the destination appears only when every byte has been verified.
-fn fetch_to(repository: &Repository, call: &Call, name: &WalName, destination: &Path) -> Result<()> {
+fn fetch_to(asked: &Asked<'_>, repository: &Repository) -> Result<()> {
     // A failure of the destination says nothing about the archive: it must not look like an absence.
-    let mut placing = Placing::begin(destination).map_err(own_fault)?;
-    checked::fetch(repository, call, name, &mut placing)?;
+    let mut placing = Placing::begin(&asked.request.destination).map_err(own_fault)?;
+    checked::fetch(repository, &asked.call, &asked.request.name, &mut placing)?;
     placing.finish().map_err(own_fault)
 }
 

@@ -20,6 +20,8 @@ pub struct Request {
     pub destination: PathBuf,
     /// The only repositories to ask; none named: all.
     pub only: Vec<String>,
+    /// Who is asked first; the others follow as they are configured.
+    pub order: Vec<String>,
     /// Whether a standby asks, which soon asks again.
     pub standby: bool,
     /// The arguments of this process, for those it starts.

@@ -3,6 +3,7 @@
 //! The same executable runs as its own child in two ways: with a limited time, to ask the repositories, and detached,
 //! to fetch ahead.
 
+mod absence;
 mod ahead;
 mod answer;
 mod args;
@@ -11,6 +12,7 @@ mod call;
 mod checked;
 mod get;
 mod histories;
+mod limited;
 mod place;
 mod spool;
 
@@ -28,7 +30,8 @@ use common::time::UtcTime;
 
 use crate::answer::Fetched;
 use crate::call::Request;
-use crate::get::{Ended, ToParent};
+use crate::get::Ended;
+use crate::limited::ToParent;
 
 fn main() -> ExitCode {
     // PostgreSQL runs restore_command in the data directory; a standby asks again by itself, so there the code is another.
@@ -51,7 +54,7 @@ fn run(args: args::Args, standby: bool, arguments: Vec<OsString>) -> Result<Code
         log::info!("{note}");
     }
     if let Some(first) = &args.prefetch_from {
-        ahead::run_child(&config, cluster, &args.repositories.names, first)?;
+        ahead::run_child(&config, cluster, &args.repositories.names, &args.first, first)?;
         return Ok(Code(0));
     }
     let started = UtcTime::now();
@@ -59,6 +62,7 @@ fn run(args: args::Args, standby: bool, arguments: Vec<OsString>) -> Result<Code
         name,
         destination: args.path,
         only: args.repositories.names,
+        order: args.first,
         standby,
         arguments,
     });
@@ -81,7 +85,10 @@ fn run(args: args::Args, standby: bool, arguments: Vec<OsString>) -> Result<Code
     let result = request.and_then(|request| get::run(&config, cluster, &request));
     match &result {
         Ok(Ended::Here(Fetched::Restored)) => leave(&Report::success()),
-        Ok(Ended::Here(Fetched::Absent)) => leave(&Report::skipped(format!("{} is not in the archive", args.file))),
+        Ok(Ended::Here(Fetched::Absent)) => {
+            let report = Report::skipped(format!("{} is not in the archive", args.file));
+            leave(&report.exit_code(Fetched::Absent.code()));
+        }
         Ok(Ended::Told) => {}
         Err(error) => leave(&Report::failure(error, exit::fetch(standby))),
     }

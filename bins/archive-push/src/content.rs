@@ -8,7 +8,7 @@ use common::codec::{CompressedStream, ContentKind, Reading, compress_once};
 use common::digest::{Xxh3_128, Xxh3Hasher};
 use common::error::{Context, Error, Kind, Result, chain};
 use common::postgres::walscan::Scanner;
-use common::postgres::{SegmentHeader, SegmentSize, SystemId, WalName, walmap};
+use common::postgres::{SegmentHeader, SegmentSize, SystemId, TimelineHistory, TimelineId, WalName, walmap};
 
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -55,7 +55,38 @@ pub fn open(
         file.rewind().context(|| format!("read {}", path.display()))?;
         return Ok((file, Some(header)));
     }
+    if let WalName::History { timeline } = name {
+        let mut content = Vec::new();
+        (&mut file)
+            .take(MOST_HISTORY_BYTES)
+            .read_to_end(&mut content)
+            .context(|| format!("read {}", path.display()))?;
+        check_history(*timeline, &content)
+            .map_err(|error| error.context(format!("check {}", path.display())).hint(HISTORY_HINT))?;
+        file.rewind().context(|| format!("read {}", path.display()))?;
+    }
     Ok((file, None))
+}
+
+/// Far more than the history of any server: a line of about 60 bytes for each promotion.
+const MOST_HISTORY_BYTES: u64 = 1 << 20;
+
+const HISTORY_HINT: &str = "it is not what PostgreSQL writes, and once stored it would stand in the way of every recovery: \
+                            look at the file, and at what wrote it";
+
+/// Refuses what PostgreSQL would not read as the history of `timeline`, and what says nothing.
+fn check_history(timeline: TimelineId, content: &[u8]) -> Result<()> {
+    if content.len() as u64 >= MOST_HISTORY_BYTES {
+        return Err(Error::new(Kind::Refused, "it is too long for a timeline history"));
+    }
+    let history = TimelineHistory::parse(timeline, content).map_err(|error| error.with_kind(Kind::Refused))?;
+    match history.ancestors().is_empty() {
+        true => Err(Error::new(
+            Kind::Refused,
+            format!("it does not say which timeline {} comes from", timeline.0),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// A WAL file, ready to be stored.
@@ -145,5 +176,38 @@ pub fn quick_digest(file: &mut File) -> Result<(u64, Xxh3_128)> {
             _ => return Ok((size, xxh3.finish())),
         }
         size += count as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_a_history_that_leads_to_its_timeline_is_taken() {
+        let check = |content: &[u8]| check_history(TimelineId(3), content);
+        check(b"1\t0/3000000\tno recovery target specified\n").unwrap();
+        check(b"1\t0/3000000\tx\n\n2\t0/5000000\ty\n").unwrap();
+        let refused: [(&[u8], &str); 8] = [
+            (b"", "does not say which timeline 3 comes from"),
+            (b"\n# 1\t0/3000000\n", "does not say which timeline 3 comes from"),
+            (b"nonsense\n", "is not understood"),
+            (b"\0\0\0\0", "is not understood"),
+            (b"3\t0/3000000\tx\n", "is not an ancestor"),
+            (b"4\t0/3000000\tx\n", "is not an ancestor"),
+            (
+                b"2\t0/3000000\tx\n1\t0/5000000\ty\n",
+                "does not follow a smaller timeline",
+            ),
+            (b"1\t0/3000000\tx\n2\t0/2000000\ty\n", "goes backwards"),
+        ];
+        for (content, words) in refused {
+            let error = check(content).unwrap_err();
+            assert_eq!(error.kind(), Kind::Refused, "{}", chain(&error));
+            assert!(chain(&error).contains(words), "{}", chain(&error));
+        }
+        let long = b"1\t0/3000000\tx\n".repeat(100_000);
+        assert!(chain(&check(&long).unwrap_err()).contains("too long"));
     }
 }

@@ -5,15 +5,16 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use common::codec::Reading;
 use common::error::{Error, Kind, Result, chain};
 use common::postgres::{SegmentSize, SystemId, WalName};
+use common::repository::Repository;
+use common::repository::events::{self, KnownSystem};
 use common::repository::pins::{Pin, Pins};
 use common::repository::wal::{self, Put};
-use common::repository::{Repository, events};
 use common::time::UtcTime;
 use common::units::display_duration;
 
@@ -67,6 +68,8 @@ pub struct Target {
     /// The repository.
     pub repository: Repository,
     pin: OnceLock<Result<Pin>>,
+    /// The system, until it has been noted that the repository holds WAL of it.
+    unnoted: OnceLock<Mutex<Option<KnownSystem>>>,
     silent: AtomicBool,
 }
 
@@ -76,6 +79,7 @@ impl Target {
         Arc::new(Self {
             repository,
             pin: OnceLock::new(),
+            unnoted: OnceLock::new(),
             silent: AtomicBool::new(false),
         })
     }
@@ -92,9 +96,26 @@ impl Target {
             let pin = repository
                 .identity_for_writing()
                 .and_then(|_| run.pins.check(repository))
-                .and_then(|pin| events::require_system(repository, run.system).map(|_| pin));
+                .and_then(|pin| {
+                    let known = events::require_current_system(repository, run.system)?;
+                    self.unnoted.get_or_init(|| Mutex::new(Some(known)));
+                    Ok(pin)
+                });
             pin.map_err(|error| error_with_init_hint(error, repository))
         })
+    }
+
+    /// Notes, once, that the repository holds WAL of the system now. Where that fails, the next run does it.
+    fn note_first(&self, run: &Run) {
+        let unnoted = self.unnoted.get().and_then(|unnoted| unnoted.lock().ok()?.take());
+        let Some(known) = unnoted else { return };
+        if let Err(error) = wal::note_first(&self.repository, &known, run.now, &run.host) {
+            log::warn!(
+                "cannot note in repository \"{}\" that it holds WAL: {}",
+                self.repository.name,
+                chain(&error)
+            );
+        }
     }
 
     /// Why it gets nothing, if so.
@@ -183,6 +204,9 @@ impl Offer {
                         Some(error) => Err(error),
                         None => put(run, &target.repository, &name, &compressed),
                     };
+                    if outcome.is_ok() && matches!(name, WalName::Segment(_)) {
+                        target.note_first(run);
+                    }
                     (at, outcome)
                 });
             }

@@ -30,6 +30,28 @@ fn a_file_is_pushed_once_and_then_is_there() {
 }
 
 #[test]
+fn a_history_that_no_server_wrote_is_refused_and_not_stored() {
+    let bare = Bare::new("push_history");
+    bare.tool("init").run().expect_code(0);
+    let cases = [
+        ("nonsense\n", "line \"nonsense\" is not understood"),
+        ("", "it does not say which timeline 9 comes from"),
+        ("9\t0/3000000\tx\n", "is not an ancestor"),
+        ("12\t0/3000000\tx\n", "is not an ancestor"),
+    ];
+    for (content, words) in cases {
+        let name = bare.history(9, content);
+        let ran = bare.tool("archive-push").arg(format!("pg_wal/{name}")).run();
+        ran.expect_code(1)
+            .expect_said("00000009.history: ")
+            .expect_said(words)
+            .expect_said("hint: it is not what PostgreSQL writes");
+        let repository = bare.scratch.path("repository/main/wal");
+        assert!(!repository.exists(), "{content:?}");
+    }
+}
+
+#[test]
 fn what_is_no_wal_file_is_refused() {
     let bare = Bare::new("push_wrong");
     bare.tool("init").run().expect_code(0);

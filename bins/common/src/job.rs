@@ -178,6 +178,11 @@ impl Report {
         Self::new(Outcome::Skipped, 0, Some(why.into()))
     }
 
+    /// As this report, where the contract has another exit code for it.
+    pub fn exit_code(self, exit_code: u8) -> Self {
+        Self { exit_code, ..self }
+    }
+
     /// The job ran to its end and found something bad.
     pub fn bad(exit_code: u8, what: impl Into<String>) -> Self {
         Self::new(Outcome::Failed, exit_code, Some(what.into()))

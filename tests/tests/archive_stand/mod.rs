@@ -147,6 +147,19 @@ pub fn push(site: &Site, data: &Path, name: &str) -> Tool {
     site.tool("archive-push").arg(format!("pg_wal/{name}")).cwd(data)
 }
 
+/// What a repository is known by.
+pub fn uuid(repo: &Repo) -> String {
+    let identity = fs::read_to_string(repo.path("repository.json")).unwrap();
+    identity.split("\"uuid\":\"").nth(1).unwrap()[..36].to_owned()
+}
+
+/// Removes a repository and makes another in its place, on purpose.
+pub fn make_anew(site: &Site, repo: &Repo) {
+    let uuid = uuid(repo);
+    fs::remove_dir_all(repo.path("")).unwrap();
+    site.tool("init").args(["--replace", &uuid]).run().expect_code(0);
+}
+
 pub fn destination(data: &Path) -> PathBuf {
     data.join("pg_wal/RECOVERYXLOG")
 }

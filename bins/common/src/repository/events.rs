@@ -40,6 +40,11 @@ pub enum What {
         /// Whether it replaces an earlier identity on purpose.
         new_history: bool,
     },
+    /// WAL of this identifier has been stored: from now on a repository that shows none of it is not all there.
+    Wal {
+        /// PostgreSQL's system identifier, as text.
+        system_identifier: String,
+    },
     /// The public keys used from now on; a record, never read as configuration.
     Recipients {
         /// age recipients.
@@ -86,6 +91,7 @@ impl What {
     fn kind(&self) -> &'static str {
         match self {
             Self::System { .. } => "system",
+            Self::Wal { .. } => "wal",
             Self::Recipients { .. } => "recipients",
             Self::Keep { .. } => "keep",
             Self::Unkeep { .. } => "unkeep",
@@ -105,6 +111,8 @@ pub struct KnownSystem {
     pub major: u32,
     /// The size of WAL segments, in bytes.
     pub segment_size: u64,
+    /// Whether WAL of it has been stored, ever.
+    pub held_wal: bool,
 }
 
 /// Appends an event.
@@ -130,13 +138,17 @@ pub fn append(repository: &Repository, time: UtcTime, host: &str, what: What) ->
 /// `Corrupt` if one cannot be read as an event; else what the store says.
 pub fn read(repository: &Repository) -> Result<Vec<Event>> {
     let folder = repository.keys().events()?;
-    let mut events = Vec::new();
+    let mut events: Vec<(String, Event)> = Vec::new();
     for name in repository.store.children(Some(&folder))? {
         if name.ends_with(".json") {
-            events.push(document::read(repository.store.as_ref(), &folder.join(&name)?)?);
+            let event = document::read(repository.store.as_ref(), &folder.join(&name)?)?;
+            events.push((name, event));
         }
     }
-    Ok(events)
+    // Names are sorted and know whole seconds; within one, a nonce must not decide which system is the newest.
+    let second = |name: &str| name.split('-').next().unwrap_or_default().to_owned();
+    events.sort_by_cached_key(|(name, event)| (second(name), event.time));
+    Ok(events.into_iter().map(|(_, event)| event).collect())
 }
 
 /// The system identifiers that this repository knows, the newest last.
@@ -145,31 +157,39 @@ pub fn read(repository: &Repository) -> Result<Vec<Event>> {
 /// As [`read`].
 pub fn systems(repository: &Repository) -> Result<Vec<KnownSystem>> {
     let mut known: Vec<KnownSystem> = Vec::new();
+    let mut held_wal = Vec::new();
     for event in read(repository)? {
-        let What::System {
-            system_identifier,
-            major,
-            segment_size,
-            ..
-        } = event.what
-        else {
-            continue;
-        };
-        let system = system_identifier.parse::<u64>().map(SystemId).map_err(|error| {
-            Error::new(
-                Kind::Corrupt,
-                format!("\"{system_identifier}\" in an event is not a system identifier"),
-            )
-            .because(error)
-        })?;
-        known.retain(|other| other.system != system);
-        known.push(KnownSystem {
-            system,
-            major,
-            segment_size,
-        });
+        match event.what {
+            What::Wal { system_identifier } => held_wal.push(identifier(&system_identifier)?),
+            What::System {
+                system_identifier,
+                major,
+                segment_size,
+                ..
+            } => {
+                let system = identifier(&system_identifier)?;
+                known.retain(|other| other.system != system);
+                known.push(KnownSystem {
+                    system,
+                    major,
+                    segment_size,
+                    held_wal: false,
+                });
+            }
+            _ => {}
+        }
+    }
+    for system in &mut known {
+        system.held_wal = held_wal.contains(&system.system);
     }
     Ok(known)
+}
+
+fn identifier(text: &str) -> Result<SystemId> {
+    text.parse::<u64>().map(SystemId).map_err(|error| {
+        let message = format!("\"{text}\" in an event is not a system identifier");
+        Error::new(Kind::Corrupt, message).because(error)
+    })
 }
 
 const FOREIGN_HINT: &str = "if this is another cluster, give it a name of its own: [cluster.NAME] is its directory in the repository; \
@@ -180,7 +200,10 @@ const FOREIGN_HINT: &str = "if this is another cluster, give it a name of its ow
 /// # Errors
 /// `Refused` if it is foreign; else as [`read`].
 pub fn require_system(repository: &Repository, system: SystemId) -> Result<KnownSystem> {
-    let known = systems(repository)?;
+    choose(repository, &systems(repository)?, system)
+}
+
+fn choose(repository: &Repository, known: &[KnownSystem], system: SystemId) -> Result<KnownSystem> {
     if let Some(found) = known.iter().find(|other| other.system == system) {
         return Ok(*found);
     }
@@ -199,8 +222,9 @@ pub fn require_system(repository: &Repository, system: SystemId) -> Result<Known
 /// # Errors
 /// `Refused` if it is foreign, or was followed by another; else as [`read`].
 pub fn require_current_system(repository: &Repository, system: SystemId) -> Result<KnownSystem> {
-    let found = require_system(repository, system)?;
-    match systems(repository)?.last() {
+    let known = systems(repository)?;
+    let found = choose(repository, &known, system)?;
+    match known.last() {
         Some(last) if last.system != system => {
             let name = &repository.name;
             let message = format!(
@@ -217,6 +241,49 @@ pub fn require_current_system(repository: &Repository, system: SystemId) -> Resu
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::codec::{Opening, Sealing};
+    use crate::repository::ClusterName;
+    use crate::storage::memory::MemoryStore;
+
+    fn repository() -> Repository {
+        let store = std::sync::Arc::new(MemoryStore::new());
+        let cluster = ClusterName::parse("main").unwrap();
+        let clear = || Sealing::Clear;
+        Repository::new(
+            "local".into(),
+            "memory:".into(),
+            true,
+            store,
+            clear(),
+            clear(),
+            Opening::none(),
+            cluster,
+        )
+    }
+
+    #[test]
+    fn within_one_second_the_later_system_is_the_current_one() {
+        let base = UtcTime::parse_compact("20261120T020000Z").unwrap();
+        // Names hold a random part: in some of the rounds it would put them the wrong way round.
+        for _ in 0..32 {
+            let repository = repository();
+            for (part, system) in [(1, 7u64), (2, 8)] {
+                let what = What::System {
+                    system_identifier: system.to_string(),
+                    major: 15,
+                    segment_size: 1 << 24,
+                    new_history: system == 8,
+                };
+                let time = base.plus(std::time::Duration::from_millis(part));
+                append(&repository, time, "host", what).unwrap();
+            }
+            assert_eq!(systems(&repository).unwrap().last().unwrap().system, SystemId(8));
+            assert_eq!(
+                require_current_system(&repository, SystemId(7)).unwrap_err().kind(),
+                Kind::Refused
+            );
+        }
+    }
 
     #[test]
     fn an_event_of_an_unknown_kind_is_kept_and_ignored() {

@@ -204,11 +204,25 @@ pub fn is_there(repository: &Repository, system: SystemId, name: &WalName) -> Re
     Ok(repository.store.stat(&key)?.is_some())
 }
 
-/// Shows that an absence means something: this is the cluster's own repository, readable now, and it knows the system.
+/// Notes that WAL of this system has been stored, where that is not noted yet: what shows none of it afterwards has lost it.
+///
+/// # Errors
+/// What the store says; the next writer may try again.
+pub fn note_first(repository: &Repository, known: &events::KnownSystem, now: UtcTime, host: &str) -> Result<()> {
+    if known.held_wal {
+        return Ok(());
+    }
+    let what = events::What::Wal {
+        system_identifier: known.system.to_string(),
+    };
+    events::append(repository, now, host, what).map(drop)
+}
+
+/// Shows that an absence can mean something: this is the cluster's own repository, readable now, and it knows the system.
 ///
 /// # Errors
 /// Whatever is in the way; nothing that may be read as "absent".
-pub fn prove_repository(repository: &Repository, system: SystemId) -> Result<()> {
+pub fn prove_repository(repository: &Repository, system: SystemId) -> Result<events::KnownSystem> {
     // Read anew, not from memory: the store may have gone away since.
     let identity = super::identity::read(repository.store.as_ref(), &repository.cluster)?;
     if identity.uuid != repository.identity()?.uuid {
@@ -217,8 +231,7 @@ pub fn prove_repository(repository: &Repository, system: SystemId) -> Result<()>
             format!("repository \"{}\" was exchanged meanwhile", repository.name),
         ));
     }
-    events::require_system(repository, system)?;
-    Ok(())
+    events::require_system(repository, system)
 }
 
 /// Segments that follow one another without a gap, both ends included.
@@ -312,7 +325,7 @@ pub fn list(repository: &Repository, system: SystemId, size: SegmentSize) -> Res
 }
 
 /// The file that an object's last name component stands for.
-fn stored_name(name: &str) -> Option<WalName> {
+pub fn stored_name(name: &str) -> Option<WalName> {
     let name = name.strip_suffix(".age").unwrap_or(name);
     WalName::parse(name.strip_suffix(".zst")?).ok()
 }

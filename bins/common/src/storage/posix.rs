@@ -166,7 +166,8 @@ impl PosixStore {
 
     /// Makes an error of what the system says, never one that claims presence or absence.
     fn failed(&self, error: io::Error, verb: &str, key: Option<&Key>) -> Error {
-        if error.kind() == ErrorKind::NotFound
+        let is_loop = error.raw_os_error() == Some(Errno::ELOOP as i32);
+        if (is_loop || error.kind() == ErrorKind::NotFound)
             && let Err(missing) = self.check_root()
         {
             return missing;
@@ -224,7 +225,9 @@ impl PosixStore {
                 self.prove_absent(key)?;
                 return Err(not_found(self, key));
             }
-            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => return Err(self.no_object(key)),
+            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) && self.is_a_link(key) => {
+                return Err(self.no_object(key));
+            }
             Err(error) => return Err(self.failed(error, "open", Some(key))),
         };
         let found = file
@@ -235,6 +238,11 @@ impl PosixStore {
             found if found.is_dir() => Err(not_found(self, key)),
             _ => Err(self.no_object(key)),
         }
+    }
+
+    /// Whether the name itself is a link. ELOOP says the same of links on the way that lead in a circle.
+    fn is_a_link(&self, key: &Key) -> bool {
+        fs::symlink_metadata(self.path(Some(key))).is_ok_and(|found| found.is_symlink())
     }
 
     fn no_object(&self, key: &Key) -> Error {

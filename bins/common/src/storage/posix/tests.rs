@@ -93,6 +93,36 @@ fn a_link_that_leads_nowhere_is_never_absence() {
 }
 
 #[test]
+fn links_that_lead_in_a_circle_are_named_and_no_object() {
+    let (dir, _) = fresh();
+    let root = dir.path().join("repository");
+    symlink(&root, &root).unwrap();
+    let store = PosixStore::new(&root);
+    let key = key("main/repository.json");
+    let errors = [
+        store.open(&key, 0, None).err(),
+        store.stat(&key).err(),
+        store.children(None).err(),
+        store.put_new(&key, b"").err(),
+    ];
+    for error in errors {
+        let text = crate::error::chain(&error.unwrap());
+        assert!(
+            text.contains("repository directory ") && text.contains("symbolic links"),
+            "{text}"
+        );
+    }
+    // The same on the way.
+    let (dir, store) = fresh();
+    symlink("main", dir.path().join("main")).unwrap();
+    let text = crate::error::chain(&store.open(&key, 0, None).err().unwrap());
+    assert!(
+        text.contains("symbolic links") && !text.contains("regular file"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_file_in_place_of_a_directory_is_never_absence() {
     let (dir, store) = fresh();
     fs::write(dir.path().join("wal"), b"").unwrap();
