@@ -153,9 +153,9 @@ fn system(repository: &Repository, known: &KnownSystem, catalog: &Catalog) -> Re
         unreadable_histories: histories
             .unreadable
             .iter()
-            .map(|(timeline, error)| UnreadableHistory {
-                timeline: timeline.0,
-                why: chain(error),
+            .map(|one| UnreadableHistory {
+                timeline: one.timeline.0,
+                why: chain(&one.error),
             })
             .collect(),
         foreign: list.foreign,

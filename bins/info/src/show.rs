@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use common::units::{ByteSize, display_duration};
+use common::units::{ByteSize, counted, display_duration};
 
 use crate::report::{BackupReport, Blocks, Report, RepositoryReport, SystemReport};
 
@@ -142,8 +142,8 @@ fn push_system(out: &mut String, system: &SystemReport) {
     line(
         out,
         format_args!(
-            "    WAL: {} segments, {} stored",
-            system.wal_segments,
+            "    WAL: {}, {} stored",
+            counted(system.wal_segments, "segment"),
             ByteSize(system.wal_stored_bytes)
         ),
     );
@@ -151,8 +151,11 @@ fn push_system(out: &mut String, system: &SystemReport) {
         line(
             out,
             format_args!(
-                "      timeline {}  {} .. {}  {} segments",
-                range.timeline, range.first, range.last, range.segments
+                "      timeline {}  {} .. {}  {}",
+                range.timeline,
+                range.first,
+                range.last,
+                counted(range.segments, "segment")
             ),
         );
     }
@@ -160,8 +163,10 @@ fn push_system(out: &mut String, system: &SystemReport) {
         line(
             out,
             format_args!(
-                "      GAP         {} .. {}  {} segments missing",
-                gap.first, gap.last, gap.segments
+                "      GAP         {} .. {}  {} missing",
+                gap.first,
+                gap.last,
+                counted(gap.segments, "segment")
             ),
         );
     }

@@ -84,7 +84,9 @@ pub fn describe(
         extra_left_out_bytes: totals.left_out,
         places: other_places(layout),
         space: place::volumes(&needs)?.into_iter().map(space).collect(),
-        archiving: order.archiving,
+        archiving: order.archiving.keep,
+        archiving_why: order.archiving.why.clone(),
+        branches: choice.branches.clone(),
         restore_command: String::new(),
         notes: choice.notes.iter().cloned().chain(silence_note(survey)).collect(),
     })
@@ -113,6 +115,7 @@ fn planned_backup(info: &BackupInfo) -> PlannedBackup {
         stopped: info.stopped,
         timeline: info.timeline,
         start_lsn: info.start_lsn,
+        system_identifier: info.system_identifier.clone(),
         stop_lsn: info.stop_lsn,
         server_version: info.server_version.clone(),
     }

@@ -2,8 +2,10 @@
 
 mod archived;
 mod args;
+mod branches;
 mod describe;
 mod fetch;
+mod home;
 mod layout;
 mod maps;
 mod piece;
@@ -29,9 +31,12 @@ use common::exit;
 use common::job::{Job, Origin, Report};
 use common::open;
 use common::process;
+use common::repository::pins::Pins;
+use common::repository::{ClusterName, Repository};
 use common::time::UtcTime;
 
 use crate::args::{ArchiveMode, Args, TargetAction};
+use crate::home::Home;
 use crate::prepare::{Order, Prepared, prepare};
 use crate::target::{Action, Request, Timeline, Wanted};
 
@@ -47,12 +52,13 @@ fn run(args: Args) -> Result<()> {
     let order = order(&args, &config, cluster, now)?;
     if args.dry_run {
         let repositories = open::repositories(&config, cluster, &args.repositories.names)?;
+        let order = at_home(order, &config, cluster, &repositories)?;
         let prepared = prepare(&order, &repositories)?;
         exit::print(&shown(&prepared, args.format.format)?)?;
         return prepared.check_destination();
     }
     let job = Job::start(config.job(cluster, "restore", Origin::of_this_process()), now);
-    let result = work(&args, &config, cluster, &order);
+    let result = work(&args, &config, cluster, order);
     let report = match &result {
         Ok(report) => report.clone(),
         Err(error) => Report::failure(error, exit::WORK),
@@ -61,8 +67,21 @@ fn run(args: Args) -> Result<()> {
     result.map(drop)
 }
 
-fn work(args: &Args, config: &Config, cluster: &Cluster, order: &Order) -> Result<Report> {
+/// Adds what only shows beside the repositories.
+fn at_home(order: Order, config: &Config, cluster: &Cluster, repositories: &[Repository]) -> Result<Order> {
+    let home = Home::look(config, cluster, repositories)?;
+    let asked = order.archive_mode.map(|mode| mode == ArchiveMode::Keep);
+    let archiving = home::judge_archiving(asked, order.own, order.request.standby, &home);
+    Ok(Order {
+        home,
+        archiving,
+        ..order
+    })
+}
+
+fn work(args: &Args, config: &Config, cluster: &Cluster, order: Order) -> Result<Report> {
     let repositories = open::repositories(config, cluster, &args.repositories.names)?;
+    let order = &at_home(order, config, cluster, &repositories)?;
     let prepared = prepare(order, &repositories)?;
     shown(&prepared, FormatName::Text)?
         .lines()
@@ -150,7 +169,8 @@ fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Resul
             extra: args.extra_to.as_deref().map(absolute).transpose()?,
         },
         cluster: cluster.name.clone(),
-        cache: config.state_of(cluster).join("catalog"),
+        pins: Pins::new(&config.state_directory, &ClusterName::parse(&cluster.name)?),
+        home: Home::default(),
         fetcher: settings::Fetcher {
             program: settings::Fetcher::find(executable.as_deref()),
             config: std::path::absolute(args.common.config_file())
@@ -159,11 +179,9 @@ fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Resul
             repositories: args.repositories.names.clone(),
         },
         primary_conninfo: args.primary_conninfo.clone(),
-        archiving: match args.archive_mode {
-            Some(ArchiveMode::Keep) => true,
-            Some(ArchiveMode::Off) => false,
-            None => own,
-        },
+        archive_mode: args.archive_mode,
+        own,
+        archiving: home::judge_archiving(Some(false), own, false, &Home::default()),
         jobs: args.jobs.unwrap_or(config.jobs),
         on_terminal: std::io::stderr().is_terminal(),
         now,

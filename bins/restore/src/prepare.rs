@@ -7,11 +7,14 @@ use common::error::{Error, Kind, Result};
 use common::postgres::SystemId;
 use common::repository::backup::{self, BackupInfo};
 use common::repository::manifest::{Entry, Node};
+use common::repository::pins::Pins;
 use common::repository::{Label, Repository, reader};
 use common::time::UtcTime;
 
 use crate::archived::Archived;
+use crate::args::ArchiveMode;
 use crate::describe::describe;
+use crate::home::{self, Archiving, Home};
 use crate::layout::{Layout, Places, Spot};
 use crate::place;
 use crate::plan::{self, Choice};
@@ -28,14 +31,20 @@ pub struct Order {
     pub places: Places,
     /// The cluster's name.
     pub cluster: String,
-    /// Where documents of backups are remembered.
-    pub cache: PathBuf,
+    /// Which repositories this host knows.
+    pub pins: Pins,
+    /// What else it knows of the cluster.
+    pub home: Home,
     /// How the restored server calls for WAL.
     pub fetcher: Fetcher,
     /// A standby's primary.
     pub primary_conninfo: Option<String>,
+    /// What was said about archiving.
+    pub archive_mode: Option<ArchiveMode>,
+    /// Whether it goes to the configured data directory.
+    pub own: bool,
     /// Whether the restored server archives as the backup's configuration has it.
-    pub archiving: bool,
+    pub archiving: Archiving,
     /// Number of workers.
     pub jobs: usize,
     /// Whether stderr is a terminal.
@@ -62,13 +71,13 @@ pub struct Prepared<'a> {
     pub restore_command: String,
 }
 
-/// Decides what to do. Nothing is touched but the cache.
+/// Decides what to do. Nothing is touched.
 ///
 /// # Errors
 /// `NotFound`, `Refused`, `Config` with the reason why it cannot be done; what the repositories gave.
 pub fn prepare<'a>(order: &Order, repositories: &'a [Repository]) -> Result<Prepared<'a>> {
     order.request.check()?;
-    let survey = survey(repositories, &order.cache, &order.request)?;
+    let survey = survey(repositories, &order.pins, &order.request)?;
     for silent in &survey.silent {
         log::warn!("repository \"{}\" does not answer: {}", silent.name, silent.why);
     }
@@ -78,7 +87,10 @@ pub fn prepare<'a>(order: &Order, repositories: &'a [Repository]) -> Result<Prep
         size: survey.archive.segment_size,
         jobs: order.jobs,
     };
-    let choice = plan::decide(&order.request, &survey.archive, &maps, order.now)?;
+    let mut choice = plan::decide(&order.request, &survey.archive, &maps, order.now)?;
+    let named = order.request.backup.is_some();
+    let foreign = home::judge_system(&choice.backup, &order.home, &survey.current, named)?;
+    choice.notes.extend(foreign);
     let layout = Layout::new(&order.places, &choice.backup.tablespaces)?;
     let (repositories, info, totals) = read_manifest(&survey, &choice, &layout)?;
     let restore_command = order.fetcher.command()?;

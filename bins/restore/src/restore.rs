@@ -59,7 +59,7 @@ impl Prepared<'_> {
             &order.request,
             self.restore_command.clone(),
             order.primary_conninfo.clone(),
-            order.archiving,
+            order.archiving.keep,
         );
         settings::write(&self.layout.data, &settings)?;
         self.appear()

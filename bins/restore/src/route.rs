@@ -72,6 +72,8 @@ impl Judge<'_> {
             }
         };
         self.passed_over(history, backup, &mut notes);
+        let branches = self.branches(history, backup, until);
+        self.check_branches(history, &branches)?;
         let newest = timelines(self.archive).last() == Some(&history.timeline());
         let aims = target != Target::End;
         let action = action.unwrap_or(if aims { Action::Pause } else { Action::Promote });
@@ -84,6 +86,7 @@ impl Judge<'_> {
             action,
             wal: walk.there,
             to_end,
+            branches,
             notes,
         })
     }

@@ -164,7 +164,16 @@ fn archiving_stays_on_only_in_the_configured_directory_or_when_asked() {
             .unwrap()
             .contains("archive_mode")
     };
+    // Another machine has the same configuration; a pin alone says only that something was read here.
     let sample = Sample::new(false);
+    sample.pin("a");
+    sample
+        .restore_to("configured", &[])
+        .ended(0, &["archiving  off", "--archive-mode keep"]);
+    assert!(has(&sample, "configured"));
+    let sample = Sample::new(false);
+    sample.pin("a");
+    sample.has_archived();
     sample
         .restore_to("configured", &[])
         .ended(0, &["as configured in the backup"]);
@@ -315,4 +324,18 @@ fn a_repository_that_is_away_is_a_warning_while_another_has_everything() {
     sample
         .restore_to("pg", &["--dry-run"])
         .ended(0, &["repository \"a\" does not answer"]);
+}
+
+#[test]
+fn a_repository_with_another_uuid_than_this_host_knows_is_refused() {
+    let sample = Sample::new(false);
+    sample.pin("a");
+    let identity = sample.object("a", "repository.json");
+    let other = std::fs::read_to_string(sample.object("b", "repository.json")).unwrap();
+    std::fs::set_permissions(&identity, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::write(&identity, other).unwrap();
+    sample
+        .restore_to("pg", &[])
+        .ended(1, &["repository \"a\" has UUID", "this host knows it as", "hint:"]);
+    assert!(!sample.path("pg").exists());
 }

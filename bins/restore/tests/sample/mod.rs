@@ -12,6 +12,7 @@ use common::postgres::{Lsn, SystemId, WalName};
 use common::repository::backup::{BackupInfo, Intent};
 use common::repository::bundle::{Attributes, BundleWriter};
 use common::repository::manifest::{Entry, File, ManifestWriter, Node, Range};
+use common::repository::pins::{Pin, Pins};
 use common::repository::writer::BackupWriter;
 use common::repository::{ClusterName, Identity, Label, Repository, document, wal};
 use common::storage::posix::PosixStore;
@@ -244,6 +245,29 @@ impl Sample {
         bytes[middle] ^= 0x10;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         std::fs::write(&path, bytes).unwrap();
+    }
+
+    /// What this host remembers of a repository that it has used.
+    pub fn pin(&self, repository: &str) {
+        let identity: Identity =
+            serde_json::from_slice(&std::fs::read(self.object(repository, "repository.json")).unwrap()).unwrap();
+        let pin = Pin {
+            name: repository.into(),
+            url: format!("file://{}", self.path(repository).display()),
+            uuid: identity.uuid,
+        };
+        let cluster = ClusterName::parse("main").unwrap();
+        Pins::new(&self.path("state"), &cluster).set(&pin).unwrap();
+    }
+
+    /// What archive-push leaves behind.
+    pub fn has_archived(&self) {
+        let status = r#"{"tool":"archive-push","cluster":"main","host":"h","user":"postgres","pid":1,
+            "started":"2026-11-20T02:00:00Z","finished":"2026-11-20T02:00:00Z","result":"ok","exit_code":0,
+            "last_success":"2026-11-20T02:00:00Z"}"#;
+        let directory = self.path("state/main/status");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("archive-push.json"), status).unwrap();
     }
 
     /// Runs the tool with this configuration.
