@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use common::config::cli::FormatName;
-use common::config::{Cluster, Config};
+use common::config::{Cluster, Config, Location, RepositorySettings};
 use common::error::{Context, Error, Kind, Result};
 use common::exit;
 use common::job::{Job, Origin, Report};
@@ -55,7 +55,7 @@ fn run(args: Args) -> Result<()> {
         let order = at_home(order, &config, cluster, &repositories)?;
         let prepared = prepare(&order, &repositories)?;
         exit::print(&shown(&prepared, args.format.format)?)?;
-        return prepared.check_destination();
+        return prepared.check_destination(&order);
     }
     let job = Job::start(config.job(cluster, "restore", Origin::of_this_process()), now);
     let result = work(&args, &config, cluster, order);
@@ -86,7 +86,7 @@ fn work(args: &Args, config: &Config, cluster: &Cluster, order: Order) -> Result
     shown(&prepared, FormatName::Text)?
         .lines()
         .for_each(|line| log::info!("{line}"));
-    prepared.check_destination()?;
+    prepared.check_destination(order)?;
     prepared.run(order)?;
     let plan = &prepared.plan;
     let took = UtcTime::now().since(order.now);
@@ -182,10 +182,27 @@ fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Resul
         archive_mode: args.archive_mode,
         own,
         archiving: home::judge_archiving(Some(false), own, false, &Home::default()),
+        keep_out: keep_out(config)?,
+        ignore_space: args.ignore_space,
+        notes: args
+            .target_xid
+            .as_deref()
+            .and_then(target::cut_epoch)
+            .into_iter()
+            .collect(),
         jobs: args.jobs.unwrap_or(config.jobs),
         on_terminal: std::io::stderr().is_terminal(),
         now,
     })
+}
+
+/// Where the configured repositories of this host are, chosen or not.
+fn keep_out(config: &Config) -> Result<Vec<(String, PathBuf)>> {
+    let local = |repository: &&RepositorySettings| match &repository.location {
+        Location::File { root } => Some((repository.name.clone(), root.clone())),
+        _ => None,
+    };
+    Ok(config.repositories(&[])?.iter().filter_map(local).collect())
 }
 
 fn refuse_what_is_missing(args: &Args) -> Result<()> {

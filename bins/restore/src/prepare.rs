@@ -10,6 +10,7 @@ use common::repository::manifest::{Entry, Node};
 use common::repository::pins::Pins;
 use common::repository::{Label, Repository, reader};
 use common::time::UtcTime;
+use common::units::ByteSize;
 
 use crate::archived::Archived;
 use crate::args::ArchiveMode;
@@ -45,6 +46,12 @@ pub struct Order {
     pub own: bool,
     /// Whether the restored server archives as the backup's configuration has it.
     pub archiving: Archiving,
+    /// The configured repositories on this host, by name: nothing is restored into them.
+    pub keep_out: Vec<(String, PathBuf)>,
+    /// Whether to go on where the plan finds too little space.
+    pub ignore_space: bool,
+    /// What the reader should know of how the request was understood.
+    pub notes: Vec<String>,
     /// Number of workers.
     pub jobs: usize,
     /// Whether stderr is a terminal.
@@ -137,7 +144,12 @@ fn read_manifest<'a>(
     let mut first: Option<Error> = None;
     for (at, repository) in holders.iter().enumerate() {
         // The document is the repository's own: sizes of objects differ where encryption does.
-        match backup::read(repository, label).and_then(|info| Ok((add_up(repository, &info, layout)?, info))) {
+        let read = backup::read(repository, label).and_then(|info| {
+            // Its frames carry no checksum, and everything else is found through it.
+            reader::check_object(repository, &info, "manifest.zst")?;
+            Ok((add_up(repository, &info, layout)?, info))
+        });
+        match read {
             Ok((totals, info)) => {
                 let mut order = vec![*repository];
                 order.extend(holders.iter().skip(at + 1));
@@ -155,19 +167,37 @@ fn read_manifest<'a>(
             Err(error) => {
                 let error = error.context(format!("read backup {label} from repository \"{}\"", repository.name));
                 if first.is_none() && at + 1 == holders.len() {
-                    return Err(error);
+                    return Err(older_instead(survey, label, error));
                 }
                 log::warn!("{}", common::error::chain(&error));
                 first.get_or_insert(error);
             }
         }
     }
-    Err(first.unwrap_or_else(|| {
+    let error = first.unwrap_or_else(|| {
         Error::new(
             Kind::NotFound,
             format!("no repository that answers completely holds backup {label}"),
         )
-    }))
+    });
+    Err(older_instead(survey, label, error))
+}
+
+/// Names the way out where a backup is damaged.
+fn older_instead(survey: &Survey<'_>, label: Label, error: Error) -> Error {
+    if !matches!(error.kind(), Kind::Corrupt | Kind::NotFound) {
+        return error;
+    }
+    let older = survey
+        .archive
+        .backups
+        .iter()
+        .filter(|other| other.good && other.label < label);
+    let older = older.max_by_key(|other| other.label);
+    error.hint(match older {
+        Some(older) => format!("an older backup may serve: --backup {}", older.label),
+        None => "another repository may hold it whole; there is no older good backup".to_owned(),
+    })
 }
 
 fn add_up(repository: &Repository, info: &BackupInfo, layout: &Layout) -> Result<Totals> {
@@ -213,11 +243,28 @@ impl Prepared<'_> {
         self.info.label
     }
 
-    /// Refuses a destination that is not empty; touches nothing.
+    /// Refuses a destination that cannot or must not be filled; touches nothing.
     ///
     /// # Errors
     /// `Refused`; what looking gave.
-    pub fn check_destination(&self) -> Result<()> {
-        place::check_empty(&self.layout)
+    pub fn check_destination(&self, order: &Order) -> Result<()> {
+        place::check(&self.layout, &order.keep_out)?;
+        let short = |space: &&crate::show::Space| space.free_bytes < space.needed_bytes;
+        match self.plan.space.iter().find(short) {
+            Some(space) if !order.ignore_space => Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "the file system of {} is too small: {} needed, {} free",
+                    space.path,
+                    ByteSize(space.needed_bytes),
+                    ByteSize(space.free_bytes)
+                ),
+            )
+            .hint(
+                "choose another destination, or put parts elsewhere with --tablespace and --wal-dir; where the file system \
+                 compresses, --ignore-space",
+            )),
+            _ => Ok(()),
+        }
     }
 }

@@ -96,7 +96,13 @@ impl Judge<'_> {
         let walk = self.walk(history, backup, Some(lsn.max(before(backup.stop_lsn))));
         match &walk.missing {
             None => Ok(walk),
-            Some(missing) => Err(self.gap(missing, format!("{} cannot be reached", self.request.target))),
+            Some(missing) => {
+                let error = self.gap(missing, format!("{} cannot be reached", self.request.target));
+                Err(match error.nearest_hint() {
+                    Some(_) => error,
+                    None => error.hint(self.reachable()),
+                })
+            }
         }
     }
 

@@ -23,7 +23,7 @@ pub struct Silent {
     pub name: String,
     /// Why.
     pub why: String,
-    /// Whether asking again may help.
+    /// Whether it may hold what is missing elsewhere, and answer another time.
     pub temporary: bool,
 }
 
@@ -122,7 +122,9 @@ impl Silence {
             Some(hint) => format!("{} ({hint})", chain(&error)),
             None => chain(&error),
         };
-        let temporary = error.kind() == Kind::Transient;
+        // Not mounted, not readable, not whole: it may hold what is missing elsewhere. Only what the configuration lacks
+        // does not come by waiting.
+        let temporary = error.kind() != Kind::Config;
         self.silent.push(Silent {
             name: repository.name.clone(),
             why,

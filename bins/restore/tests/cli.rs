@@ -227,7 +227,7 @@ fn a_dry_run_shows_the_plan_on_stdout_and_touches_nothing() {
 fn missing_wal_is_refused_by_name() {
     let sample = Sample::new(false);
     for repository in ["a", "b"] {
-        let segment = "wal/7390000000000000001/0000000100000000/000000010000000000000004.zst";
+        let segment = "wal/7710397857816060470/0000000100000000/000000010000000000000004.zst";
         std::fs::remove_file(sample.object(repository, segment)).unwrap();
     }
     sample
@@ -338,4 +338,47 @@ fn a_repository_with_another_uuid_than_this_host_knows_is_refused() {
         .restore_to("pg", &[])
         .ended(1, &["repository \"a\" has UUID", "this host knows it as", "hint:"]);
     assert!(!sample.path("pg").exists());
+}
+
+#[test]
+fn a_damaged_document_is_never_believed_and_the_way_out_is_named() {
+    let sample = Sample::new(false);
+    let document = format!("backup/{LABEL}/backup.json");
+    sample.flip("a", &document);
+    sample
+        .restore_to("pg", &["--dry-run"])
+        .ended(0, &["repository \"a\"", "cannot be used"]);
+    sample.flip("b", &document);
+    sample
+        .restore_to("pg", &["--dry-run"])
+        .ended(1, &["there is no backup that can be used", LABEL, "hint:"]);
+}
+
+#[test]
+fn a_dry_run_fails_where_the_restore_would() {
+    let sample = Sample::new(false);
+    let (repository, live) = (sample.path("a/main/x"), sample.path("live"));
+    std::fs::create_dir_all(live.join("global")).unwrap();
+    std::fs::write(live.join("PG_VERSION"), "15\n").unwrap();
+    std::fs::write(sample.path("file"), "").unwrap();
+    for dry_run in [&["--dry-run"][..], &[]] {
+        for (to, words) in [
+            (repository.to_str().unwrap(), "inside repository \"a\""),
+            (live.join("x").to_str().unwrap(), "inside the data directory"),
+            (sample.path("file/x").to_str().unwrap(), ""),
+        ] {
+            sample.restore(&[&["--to", to], dry_run].concat()).ended(1, &[words]);
+        }
+    }
+    assert!(!repository.exists() && !live.join("x").exists());
+}
+
+#[test]
+fn a_transaction_with_an_epoch_says_what_was_cut() {
+    let sample = Sample::new(false);
+    sample
+        .restore_to("pg", &["--target-xid", "12345678901234", "--dry-run"])
+        .ended(0, &[]);
+    let run = sample.restore_to("pg", &["--target-xid", "12345678901234", "--dry-run"]);
+    assert!(run.stdout.contains("epoch 2874 was cut off"), "{}", run.stdout);
 }

@@ -19,7 +19,10 @@ use common::storage::posix::PosixStore;
 use common::time::UtcTime;
 
 pub const LABEL: &str = "20261120T020000Z-full-3f9a1c";
-const SYSTEM: SystemId = SystemId(7_390_000_000_000_000_001);
+/// That of [`CONTROL`].
+const SYSTEM: SystemId = SystemId(7_710_397_857_816_060_470);
+/// A server's own.
+const CONTROL: &[u8] = include_bytes!("../../../../tests/fixtures/pg15/pg_control");
 const SEGMENT: u64 = 16 << 20;
 
 /// A configuration with repositories "a" and "b", a backup of a made-up data directory, and its WAL.
@@ -105,7 +108,7 @@ impl Sample {
             ("data/PG_VERSION", b"15\n".to_vec()),
             ("data/base/5/1259", large),
             ("data/base/5/empty", Vec::new()),
-            ("data/global/pg_control", vec![7; 8192]),
+            ("data/global/pg_control", CONTROL.to_vec()),
             (
                 "data/postgresql.auto.conf",
                 b"work_mem = '4MB'\nrestore_command = 'inherited'\n".to_vec(),
