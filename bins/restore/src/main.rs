@@ -27,7 +27,8 @@ use std::process::ExitCode;
 use common::config::cli::FormatName;
 use common::config::{Cluster, Config, Location, RepositorySettings};
 use common::error::{Context, Error, Kind, Result};
-use common::exit;
+use common::exit::{self, Code};
+use common::job::interruptible::{self, Ending};
 use common::job::{Job, Origin, Report};
 use common::open;
 use common::process;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     exit::main(exit::WORK, run)
 }
 
-fn run(args: Args) -> Result<()> {
+fn run(args: Args) -> Result<Code> {
     let now = UtcTime::now();
     let config = args.common.load(&exit::environment)?;
     let cluster = args.common.choose(&config)?;
@@ -55,16 +56,14 @@ fn run(args: Args) -> Result<()> {
         let order = at_home(order, &config, cluster, &repositories)?;
         let prepared = prepare(&order, &repositories)?;
         exit::print(&shown(&prepared, args.format.format)?)?;
-        return prepared.check_destination(&order);
+        return prepared.check_destination(&order).map(|()| Code(0));
     }
     let job = Job::start(config.job(cluster, "restore", Origin::of_this_process()), now);
-    let result = work(&args, &config, cluster, order);
-    let report = match &result {
-        Ok(report) => report.clone(),
-        Err(error) => Report::failure(error, exit::WORK),
-    };
-    job.finish(&report, UtcTime::now());
-    result.map(drop)
+    let ending = interruptible::run(job, exit::WORK, || work(&args, &config, cluster, order), Clone::clone)?;
+    Ok(Code(match ending {
+        Ending::Done(_) => 0,
+        Ending::Interrupted(interrupt) => interrupt.exit_code(),
+    }))
 }
 
 /// Adds what only shows beside the repositories.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::durable;
 use common::error::{Context, Error, Kind, Result};
+use common::interrupt;
 use common::postgres::manifest::manifest_path;
 use common::postgres::{BackupLabel, ControlFile, Major, ManifestWriter, WalRange, recovery};
 use common::progress::{self, Progress};
@@ -128,11 +129,14 @@ impl Prepared<'_> {
         sorter.finish()
     }
 
-    fn each_entry(&self, each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+    fn each_entry(&self, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
         let Some(repository) = self.repositories.first() else {
             return Err(Error::new(Kind::Failed, "no repository holds the backup"));
         };
-        reader::open_manifest(repository, &self.info)?.for_each(each)
+        reader::open_manifest(repository, &self.info)?.for_each(|entry| {
+            interrupt::check()?;
+            each(entry)
+        })
     }
 
     /// Checks sizes, sets modes and times, makes links, and writes PostgreSQL's own manifest.
@@ -234,6 +238,7 @@ impl Prepared<'_> {
             ));
         }
         self.check_content(&temporary)?;
+        interrupt::check()?;
         for (_, path) in self.layout.roots() {
             durable::sync_tree_fs(path)?;
         }
