@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use common::units::{ByteSize, counted, display_duration};
 
-use crate::report::{BackupReport, Blocks, Report, RepositoryReport, SystemReport};
+use crate::report::{BackupReport, Blocks, Report, RepositoryReport, SystemReport, Unfinished};
 
 /// The report as text, ended by a newline.
 pub fn text(report: &Report) -> String {
@@ -50,8 +50,22 @@ fn push_repository(out: &mut String, repository: &RepositoryReport) {
     for backup in &repository.backups {
         push_damage(out, backup);
     }
-    for label in &repository.unfinished {
-        line(out, format_args!("  unfinished: {label} (running, or left behind)"));
+    for unfinished in &repository.unfinished {
+        let Unfinished {
+            label,
+            state,
+            host,
+            pid,
+        } = unfinished;
+        let by = match (host, pid) {
+            (Some(host), Some(pid)) => format!(", begun by process {pid} on {host}"),
+            _ => String::new(),
+        };
+        let state = match *state {
+            "unknown" => "running or left behind",
+            known => known,
+        };
+        line(out, format_args!("  unfinished: {label} ({state}{by})"));
     }
     for unreadable in &repository.unreadable {
         line(

@@ -168,6 +168,15 @@ pub fn write_intent(repository: &Repository, intent: &Intent) -> Result<()> {
     Ok(())
 }
 
+/// Reads the intent of a backup.
+///
+/// # Errors
+/// `NotFound` if there is surely none; `Corrupt` or `Refused` if it is not sound.
+pub fn read_intent(repository: &Repository, label: Label) -> Result<Intent> {
+    let key = repository.keys().of_backup(label, "intent.json")?;
+    document::read(repository.store.as_ref(), &key)
+}
+
 /// Makes a backup: writes `backup.json`. Everything it names must be stored.
 ///
 /// # Errors
