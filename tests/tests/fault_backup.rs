@@ -281,12 +281,14 @@ fn a_backup_that_a_signal_ends_says_so_and_leaves_no_backup() {
     for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
         story.step(signal.as_str());
         let mut running = story.tool("base-backup").spawn();
-        wait_until("it copies", PATIENCE, || !running.is_running() || staged(&repo.dir));
+        wait_until("it copies", PATIENCE, || {
+            !running.is_running() || staged(&repo.path("backup"))
+        });
         running.signal(signal);
         let ran = running.wait(PATIENCE).expect_code(code);
         ran.expect_said(&format!("interrupted by {}", signal.as_str()));
         assert_eq!(story.committed(), Vec::<String>::new());
-        assert!(!staged(&repo.dir), "half-written files are left");
+        assert!(!staged(&repo.path("backup")), "half-written files are left");
         let status = story.site.status("base-backup");
         assert_eq!(
             (&status["result"], &status["exit_code"]),

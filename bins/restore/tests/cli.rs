@@ -382,3 +382,17 @@ fn a_transaction_with_an_epoch_says_what_was_cut() {
     let run = sample.restore_to("pg", &["--target-xid", "12345678901234", "--dry-run"]);
     assert!(run.stdout.contains("epoch 2874 was cut off"), "{}", run.stdout);
 }
+
+#[test]
+fn a_gap_that_a_repository_without_an_answer_may_fill_is_temporary() {
+    let sample = Sample::new(false);
+    let segment = "wal/7710397857816060470/0000000100000000/000000010000000000000003.zst";
+    std::fs::remove_file(sample.object("b", segment)).unwrap();
+    std::fs::rename(sample.path("a"), sample.path("away")).unwrap();
+    sample
+        .restore_to("pg", &[])
+        .ended(75, &["000000010000000000000003 is missing", "did not answer"]);
+    sample
+        .restore_to("pg", &["--repository", "b"])
+        .ended(1, &["is missing"]);
+}

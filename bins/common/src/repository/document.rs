@@ -152,6 +152,26 @@ mod tests {
     }
 
     #[test]
+    fn the_digest_can_be_checked_with_the_command_of_the_specification() {
+        let specified = include_str!("../../FORMAT.md");
+        let command = specified
+            .lines()
+            .find(|line| line.starts_with("sed 's/,\"self_sha256\""))
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let sealed = seal(br#"{"format":1,"note":"it's \u00e4, \"quoted\""}"#.to_vec());
+        std::fs::write(dir.path().join("backup.json"), &sealed).unwrap();
+        let mut shell = std::process::Command::new("sh");
+        let output = shell.args(["-c", command]).current_dir(dir.path()).output().unwrap();
+        let digest = String::from_utf8(output.stdout).unwrap();
+        let digest = digest.split(' ').next().unwrap();
+        assert!(
+            digest.len() == 64 && String::from_utf8(sealed).unwrap().contains(digest),
+            "{digest}"
+        );
+    }
+
+    #[test]
     fn a_sealed_document_reads_back_and_a_newer_one_is_refused() {
         let store = crate::storage::memory::MemoryStore::new();
         let key = |name| Key::parse(name).unwrap();
