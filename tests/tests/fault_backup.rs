@@ -205,6 +205,7 @@ fn a_repository_that_is_not_ours_or_not_there_takes_no_backup() {
         0o400,
     );
     refused(&story, &story.tool("base-backup"), 1, &["local", "UUID"]);
+    assert!(repo.matching("intent.json").is_empty());
 
     story.step("put right, it works again");
     account::write(&identity, &original, 0o400);
@@ -224,6 +225,10 @@ fn another_cluster_s_repository_takes_no_backup() {
     other.start();
     let identifier = other.system_identifier();
     refused(&story, &site.tool("base-backup"), 1, &[&identifier, "\"local\""]);
+    assert!(
+        story.site.repo().matching("intent.json").is_empty(),
+        "something was written into another cluster's repository"
+    );
 }
 
 #[test]
@@ -268,6 +273,42 @@ fn a_backup_killed_at_any_moment_leaves_none_and_the_next_succeeds_at_once() {
     assert_eq!(story.promoted("restored", &[]).checksum("postgres"), end);
 }
 
+#[test]
+fn a_backup_that_a_signal_ends_says_so_and_leaves_no_backup() {
+    let Some(story) = begin("signalled") else { return };
+    story.cluster.pgbench_init(5);
+    let repo = story.site.repo().clone();
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+        story.step(signal.as_str());
+        let mut running = story.tool("base-backup").spawn();
+        wait_until("it copies", PATIENCE, || {
+            !running.is_running() || staged(&repo.path("backup"))
+        });
+        running.signal(signal);
+        let ran = running.wait(PATIENCE).expect_code(code);
+        ran.expect_said(&format!("interrupted by {}", signal.as_str()));
+        assert_eq!(story.committed(), Vec::<String>::new());
+        assert!(!staged(&repo.path("backup")), "half-written files are left");
+        let status = story.site.status("base-backup");
+        assert_eq!(
+            (&status["result"], &status["exit_code"]),
+            (&"interrupted".into(), &code.into())
+        );
+        let audit = fs::read_to_string(story.site.state().join("main/history.jsonl")).unwrap();
+        assert!(audit.lines().last().unwrap().contains("\"interrupted\""), "{audit}");
+        let backups = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%base-backup%'";
+        wait_until("its session is gone", PATIENCE, || {
+            story.cluster.query_one(backups) == "0"
+        });
+    }
+    story.step("the next is not held up, and quiet says nothing");
+    let ran = story.tool("base-backup").arg("-q").run().expect_code(0);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
+    assert_eq!(story.committed().len(), 1);
+    let listed = story.tool("info").run().expect_code(0);
+    listed.expect_said("(left behind, begun by process");
+}
+
 fn staged(directory: &Path) -> bool {
     let found = fs::read_dir(directory).into_iter().flatten().flatten();
     found.into_iter().any(|entry| {
@@ -300,6 +341,28 @@ fn a_full_disk_ends_the_backup_says_so_and_leaves_none() {
     story.cluster.reload();
     let ours = || story.cluster.query_one("SHOW archive_command").contains("archive-push");
     wait_until("the command is ours again", PATIENCE, ours);
+
+    story.step("no room for WAL: it does not come, and another time it may");
+    let filler = story.site.repo().dir.join("filler");
+    account::write(&filler, "", 0o600);
+    let mut file = fs::OpenOptions::new().append(true).open(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    file.set_len(file.metadata().unwrap().len() - (64 << 10)).unwrap();
+    drop(file);
+    story.cluster.sql("CREATE TABLE more AS SELECT decode(string_agg(md5(random()::text), ''), 'hex') FROM generate_series(1, 100000) n GROUP BY n % 1000");
+    story.cluster.switch_wal();
+    wait_until("archive-push found no room", PATIENCE, || {
+        let path = story.site.state().join("main/status/archive-push.json");
+        fs::read_to_string(path).is_ok_and(|text| text.contains("No space left"))
+    });
+    refused(
+        &story,
+        &story.tool("base-backup"),
+        75,
+        &["has not reached repository \"local\"", "No space left on device"],
+    );
+    mutilate::remove(&filler);
+    story.cluster.sql("DROP TABLE more");
     let ran = refused(&story, &story.tool("base-backup"), 75, &["No space left on device"]);
     ran.expect_said(&text(&story.site.repo().dir));
 

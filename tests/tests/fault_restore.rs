@@ -5,6 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
+use system_tests::mounts::Mounted;
 use system_tests::story::{newer_format, text};
 use system_tests::wait::PATIENCE;
 use system_tests::{Cluster, Options, Ran, RepoOptions, Server, Story, Tool, account, mutilate, wait_until};
@@ -274,8 +276,8 @@ fn a_damaged_or_missing_object_stops_the_restore_and_is_named() {
     let bytes = fs::read(&document).unwrap();
     mutilate::empty(&document);
     // What was remembered of it does not count as the document.
-    let _ = fs::remove_dir_all(story.site.state().join("main/catalog"));
-    refused_untouched(&story, &[], 1, &[&label]);
+    story.tool("info").run().expect_code(1).expect_said("UNREADABLE");
+    refused_untouched(&story, &[], 1, &[&label, "no backup that can be used"]);
     mutilate_back(&document, &bytes);
     story.step("all put back: it comes back");
     let end = story.cluster.checksum("postgres");
@@ -324,6 +326,109 @@ fn a_restore_killed_midway_leaves_nothing_that_starts() {
     }
     // The end is a short moment; on a quick machine the restore is through before the kill.
     assert!(killed >= 2, "only {killed} were killed");
+}
+
+#[test]
+fn a_restore_that_a_signal_ends_says_so_and_leaves_nothing_that_starts() {
+    let Some((story, _)) = begin("signalled") else { return };
+    story.cluster.pgbench_init(10);
+    let label = story.backup();
+    story.archive_all();
+    let to = story.scratch.path("to");
+    let mut running = story.restore_to(&to, &["--backup", &label]).spawn();
+    wait_until("it copies", PATIENCE, || {
+        !running.is_running() || to.join("base").exists()
+    });
+    running.signal(Signal::SIGTERM);
+    running
+        .wait(PATIENCE)
+        .expect_code(143)
+        .expect_said("interrupted by SIGTERM");
+    assert!(to.join("pgkeep-restore-unfinished").exists() && !to.join("global/pg_control").exists());
+    let status = story.site.status("restore");
+    assert_eq!(
+        (&status["result"], &status["exit_code"]),
+        (&"interrupted".into(), &143.into())
+    );
+    let audit = fs::read_to_string(story.site.state().join("main/history.jsonl")).unwrap();
+    assert!(audit.lines().last().unwrap().contains("\"interrupted\""), "{audit}");
+}
+
+#[test]
+fn too_little_room_is_refused_before_anything_is_written() {
+    let Some((story, _)) = begin("room") else { return };
+    let small = story.scratch.create_dir("small");
+    let Some(_disk) = Mounted::tiny(&small, 4 << 10) else {
+        return;
+    };
+    let to = small.join("data");
+    for arguments in [&["--dry-run"][..], &[]] {
+        let ran = refused(
+            &story,
+            &story.restore_to(&to, arguments),
+            &to,
+            1,
+            &["is too small", "--ignore-space"],
+        );
+        ran.expect_said("THAT IS TOO LITTLE");
+        assert!(!to.exists());
+    }
+    let ran = refused(
+        &story,
+        &story.restore_to(&to, &["--ignore-space"]),
+        &to,
+        75,
+        &["No space left"],
+    );
+    ran.expect_said("THAT IS TOO LITTLE");
+}
+
+#[test]
+fn a_place_beside_the_running_original_is_taken_only_where_it_is_free() {
+    let Some(server) = Server::need(15) else { return };
+    let story = Story::begin("beside", &server, Options::default());
+    let space = story.scratch.create_dir("space=1");
+    story
+        .cluster
+        .sql(&format!("CREATE TABLESPACE s LOCATION '{}'", text(&space)));
+    story.cluster.sql("CREATE TABLE t (n int) TABLESPACE s");
+    let oid = story
+        .cluster
+        .query_one("SELECT oid FROM pg_tablespace WHERE spcname = 's'");
+    story.backup();
+    story.archive_all();
+    let hint = format!("--tablespace {oid}=/new/dir");
+    for arguments in [&[][..], &["--dry-run"]] {
+        let to = story.scratch.path("never");
+        let ran = refused(
+            &story,
+            &story.restore_to(&to, arguments),
+            &to,
+            1,
+            &[&hint, "the original's own"],
+        );
+        assert!(!ran.stderr.contains("empty it"), "{}", ran.report());
+    }
+    story.step("inside the original, or a repository");
+    for (to, words) in [
+        (story.cluster.data().join("base/x"), "inside the data directory"),
+        (story.site.repo().path("x"), "inside repository \"local\""),
+    ] {
+        refused(&story, &story.restore_to(&to, &[]), &to, 1, &[words]);
+    }
+    story.step("by its directory, an equals sign in it, and by its OID");
+    for (name, old) in [("by-path", text(&space)), ("by-oid", oid)] {
+        let new = story.place(&format!("{name}-space"));
+        story.promoted(name, &["--tablespace", &format!("{old}={new}")]);
+    }
+    story.step("its backup is of another system than the repository's present one");
+    let control = story.cluster.data().join("global/pg_control");
+    let other = Story::begin("beside_other", &server, Options::default());
+    story.cluster.stop(system_tests::Stop::Fast);
+    fs::copy(other.cluster.data().join("global/pg_control"), &control).unwrap();
+    let elsewhere = format!("{}={}", text(&space), story.place("other-space"));
+    let arguments = ["--tablespace", elsewhere.as_str()];
+    refused_untouched(&story, &arguments, 1, &["is of system identifier", "--backup"]);
 }
 
 #[test]

@@ -64,6 +64,26 @@ fn the_role_is_asked_over_tls_of_an_authority_that_the_host_trusts_and_of_no_oth
     let authority = patroni.authority.clone().unwrap();
     check(&story, &patroni, &|| tool().env("SSL_CERT_FILE", &authority));
 
+    story.step("named in the configuration, it is believed where the system trusts nobody");
+    let path = authority.to_str().unwrap();
+    let config = std::fs::read_to_string(&story.site.config).unwrap();
+    let with = config.replace(
+        "[cluster.main]\n",
+        &format!("[cluster.main]\npatroni_ca = \"{path}\"\n"),
+    );
+    assert_ne!(config, with);
+    let config = story.scratch.write("with-authority.toml", with, 0o600);
+    patroni.set_leads(false);
+    let alone = Tool::new("base-backup").arg("--config").arg(&config);
+    alone
+        .env("SSL_CERT_FILE", "/nonexistent")
+        .env("SSL_CERT_DIR", "/nonexistent")
+        .args(["--only-on", "primary"])
+        .run()
+        .expect_code(0)
+        .expect_said("(says Patroni)");
+    patroni.set_leads(true);
+
     story.step("another authority of the same name is not");
     let elsewhere = Scratch::new("patroni_other");
     let other = Patroni::tls(&elsewhere, true);

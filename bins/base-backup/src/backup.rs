@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use common::config::Cluster;
 use common::durable;
 use common::error::{Error, Kind, Result, chain};
+use common::interrupt;
 use common::lock::FileLock;
 use common::postgres::{
     ConnectionSettings, ControlFile, Lsn, SegmentName, SegmentNumber, Session, StartPoint, StopPoint,
@@ -31,7 +32,7 @@ use crate::result::{Ended, Made};
 use crate::role::{Role, ask_patroni};
 use crate::server;
 use crate::tally::Tally;
-use crate::wait::{Wanted, wait_for};
+use crate::wait::{Archiving, Wanted, wait_for};
 
 /// What the manifest may take of the memory while it grows, in bytes; the rest is on disk.
 const MANIFEST_MEMORY_BYTES: usize = 8 << 20;
@@ -125,7 +126,7 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
 fn skip_by_patroni(request: &Request, cluster: &Cluster) -> Result<Option<String>> {
     match (&cluster.patroni, request.only_on) {
         (None, _) | (_, Where::Any) => Ok(None),
-        (Some(url), wanted) => match judge_role(wanted, ask_patroni(url)?)? {
+        (Some(url), wanted) => match judge_role(wanted, ask_patroni(url, cluster.patroni_ca.as_deref())?)? {
             Decision::Go => Ok(None),
             Decision::Skip(why) => Ok(Some(format!("{why} (says Patroni)"))),
         },
@@ -211,13 +212,14 @@ impl Backup<'_> {
         self.wait_for_wal(&writer, &mut copied)?;
         writer.look_again()?;
         self.look_again_at(&writer, &copied)?;
+        interrupt::check()?;
         copied
             .durations
             .insert("wal".to_owned(), waited.elapsed().as_secs_f64());
         self.commit(writer, &copied)
     }
 
-    /// Writes the intent, and takes out repositories that are not this cluster's.
+    /// Takes out repositories that are not this cluster's, and writes the intent into the others.
     fn announce(&self) -> Result<BackupWriter<'_>> {
         let intent = Intent {
             format: FORMAT,
@@ -230,19 +232,12 @@ impl Backup<'_> {
         };
         let cluster = common::repository::ClusterName::parse(&self.around.cluster.name)?;
         let pins = Pins::new(self.around.state_directory, &cluster);
-        let mut usable = Vec::new();
-        for repository in self.around.repositories {
-            let checked = pins
-                .check(repository)
-                .and_then(|_| events::require_system(repository, self.control.system_id));
-            usable.push((repository, checked));
-        }
-        let writer = BackupWriter::begin(self.around.repositories, &intent)?;
-        for (repository, checked) in usable {
-            if let Err(error) = checked {
-                writer.give_up(&repository.name, error);
-            }
-        }
+        // Nothing of this cluster goes into a repository of another one, not even the intent.
+        let accept = |repository: &Repository| {
+            pins.check(repository)?;
+            events::require_current_system(repository, self.control.system_id).map(drop)
+        };
+        let writer = BackupWriter::begin_where(self.around.repositories, &intent, accept)?;
         writer.check()?;
         Ok(writer)
     }
@@ -262,21 +257,33 @@ impl Backup<'_> {
         };
         let alive = writer.alive();
         let patience = self.around.cluster.archive_wait;
-        for (repository, outcome) in alive.iter().zip(wait_for(&alive, &wanted, patience)) {
+        let outcomes = wait_for(&alive, &wanted, patience);
+        interrupt::check()?;
+        for (repository, outcome) in alive.iter().zip(outcomes) {
             match outcome {
                 Ok(()) => {}
                 // A repository that does not answer leaves; the others still get their backup.
                 Err(error) if !repository.required || error.kind() == Kind::Transient => {
                     writer.give_up(&repository.name, error);
                 }
-                Err(error) => return Err(error.hint(self.archiving_hint(session))),
+                Err(error) => return Err(self.late(error, session)),
             }
         }
         writer.check()
     }
 
-    fn archiving_hint(&self, session: &mut Session) -> String {
-        server::archiving(session, self.around.state_directory, self.around.cluster).hint()
+    fn archiving(&self, session: &mut Session) -> Archiving {
+        server::archiving(session, self.around.state_directory, self.around.cluster)
+    }
+
+    /// That WAL did not come: temporary if that is what keeps archive-push from storing it, a full disk for instance.
+    fn late(&self, error: Error, session: &mut Session) -> Error {
+        let archiving = self.archiving(session);
+        let error = match archiving.push_is_temporary {
+            true => error.with_kind(Kind::Transient),
+            false => error,
+        };
+        error.hint(archiving.hint())
     }
 
     /// What an interrupted backup has stored wherever this one goes.
@@ -352,6 +359,7 @@ impl Backup<'_> {
         let mut progress = Progress::begin("copied", bytes, self.around.on_terminal, Instant::now());
         let mut checked = Instant::now();
         copying.run(self.request.jobs, &mut progress, || {
+            interrupt::check()?;
             if checked.elapsed() < SESSION_CHECK {
                 return Ok(());
             }
@@ -453,21 +461,20 @@ impl Backup<'_> {
         };
         let alive = writer.alive();
         let mut lacking = None;
-        for (repository, outcome) in alive
-            .iter()
-            .zip(wait_for(&alive, &wanted, self.around.cluster.archive_wait))
-        {
+        let outcomes = wait_for(&alive, &wanted, self.around.cluster.archive_wait);
+        interrupt::check()?;
+        for (repository, outcome) in alive.iter().zip(outcomes) {
             if let Err(error) = outcome {
                 lacking = Some(error.kind());
                 writer.give_up(&repository.name, error);
             }
         }
         match (writer.check(), lacking) {
-            (Err(error), Some(_)) => Err(error.hint(self.archiving_hint(&mut copied.session))),
+            (Err(error), Some(_)) => Err(self.late(error, &mut copied.session)),
             (Ok(()), Some(_)) => {
                 log::warn!(
                     "about the WAL that is missing: {}",
-                    self.archiving_hint(&mut copied.session)
+                    self.archiving(&mut copied.session).hint()
                 );
                 Ok(())
             }

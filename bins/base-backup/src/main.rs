@@ -23,8 +23,9 @@ use std::time::Duration;
 use common::config::cli::FormatName;
 use common::config::{Cluster, Config};
 use common::error::{Error, Kind, Result, chain};
-use common::exit;
-use common::job::{Job, Origin, Report};
+use common::exit::{self, Verdict};
+use common::job::interruptible::{self, Ending};
+use common::job::{Job, Origin};
 use common::journal::Loudness;
 use common::repository::Repository;
 use common::time::UtcTime;
@@ -45,19 +46,26 @@ fn main() -> ExitCode {
         let origin = Origin::of_this_process();
         let host = origin.host.clone();
         let job = Job::start(config.job(cluster, "base-backup", origin), UtcTime::now());
-        let result = work(&args, &config, cluster, host);
-        let report = match &result {
-            Ok(ended) => ended.report(),
-            Err(error) => Report::failure(error, exit::WORK),
-        };
-        job.finish(&report, UtcTime::now());
-        let ended = result?;
-        match args.format.format {
-            FormatName::Text => exit::print(&ended.text())?,
-            FormatName::Json => exit::print(&ended.json()?)?,
+        let ending = interruptible::run(job, exit::WORK, || work(&args, &config, cluster, host), Ended::report)?;
+        if let Ending::Done(ended) = &ending {
+            tell(&args, ended)?;
         }
-        Ok(ended)
+        Ok(ending)
     })
+}
+
+/// Says what became of it: on stdout, unless nothing but errors is wanted.
+fn tell(args: &Args, ended: &Ended) -> Result<()> {
+    match args.format.format {
+        FormatName::Json => exit::print(&ended.json()?),
+        FormatName::Text if !args.verbosity().quiet => exit::print(&ended.text()),
+        FormatName::Text => {
+            if ended.code() != 0 {
+                log::error!("{}", ended.text().trim_end());
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Refuses what this version cannot do yet, before anything is touched.

@@ -2,9 +2,11 @@
 //!
 //! An API that does not answer, or not clearly, is an error: "skip" is said only of a server that surely is no leader.
 
+use std::path::Path;
 use std::time::Duration;
 
 use common::error::{Error, Kind, Result};
+use reqwest::Certificate;
 use reqwest::blocking::{Client, Response};
 
 /// Patroni answers from memory; one that takes longer is not well.
@@ -29,17 +31,13 @@ impl Role {
     }
 }
 
-/// Asks Patroni's REST API at `url`.
+/// Asks Patroni's REST API at `url`, whose certificate is checked against the authorities in the file `authority`, or
+/// those that the system trusts.
 ///
 /// # Errors
-/// `Transient` if it cannot be reached or says neither; `Config` if the URL is none.
-pub fn ask_patroni(url: &str) -> Result<Role> {
-    // An error says that it has been installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder()
-        .timeout(PATIENCE)
-        .build()
-        .map_err(|error| Error::new(Kind::Failed, "prepare to ask Patroni").because(error))?;
+/// `Transient` if it cannot be reached or says neither; `Config` if the URL is none, or the file cannot be used.
+pub fn ask_patroni(url: &str, authority: Option<&Path>) -> Result<Role> {
+    let client = client(url, authority)?;
     let base = url.trim_end_matches('/');
     let primary = get(&client, &format!("{base}/primary"))?;
     if primary.status().is_success() {
@@ -63,6 +61,35 @@ pub fn ask_patroni(url: &str) -> Result<Role> {
     }
 }
 
+fn client(url: &str, authority: Option<&Path>) -> Result<Client> {
+    // An error says that it has been installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = Client::builder().timeout(PATIENCE);
+    let builder = match authority {
+        Some(path) => builder.tls_certs_only(certificates(path)?),
+        // Without TLS nobody's certificate is looked at, so a host that has none of the system's can ask all the same.
+        None if url.starts_with("http://") => builder.tls_certs_only([]),
+        None => builder,
+    };
+    builder.build().map_err(|error| {
+        let error = Error::new(Kind::Config, "prepare to ask Patroni").because(error);
+        error.hint(
+            "install the system's certificates (ca-certificates), or name those of Patroni's authority with patroni_ca",
+        )
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>> {
+    let what = || format!("read patroni_ca {}", path.display());
+    let hint = "it holds the certificate of the authority that signed Patroni's, in PEM";
+    let bytes = std::fs::read(path).map_err(|error| Error::io(error, what()).with_kind(Kind::Config).hint(hint))?;
+    match Certificate::from_pem_bundle(&bytes) {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(Error::new(Kind::Config, format!("{}: it holds no certificate", what())).hint(hint)),
+        Err(error) => Err(Error::new(Kind::Config, what()).because(error).hint(hint)),
+    }
+}
+
 fn get(client: &Client, address: &str) -> Result<Response> {
     client.get(address).send().map_err(|error| {
         let kind = if error.is_builder() {
@@ -72,7 +99,11 @@ fn get(client: &Client, address: &str) -> Result<Response> {
         };
         Error::new(kind, format!("cannot ask Patroni for this server's role at {address}"))
             .because(error)
-            .hint("is Patroni running, and is `patroni` in the configuration its restapi address?")
+            .hint(match address.starts_with("https://") {
+                true => "is Patroni running, is `patroni` in the configuration its restapi address, and did an authority that \
+                         this host trusts, or that `patroni_ca` names, sign its certificate?",
+                false => "is Patroni running, and is `patroni` in the configuration its restapi address?",
+            })
     })
 }
 
@@ -120,9 +151,12 @@ mod tests {
 
     #[test]
     fn the_leader_is_primary_and_a_replica_is_standby() {
-        assert_eq!(ask_patroni(&patroni((200, ""), (503, ""))).unwrap(), Role::Primary);
         assert_eq!(
-            ask_patroni(&format!("{}/", patroni((503, ""), (200, "")))).unwrap(),
+            ask_patroni(&patroni((200, ""), (503, "")), None).unwrap(),
+            Role::Primary
+        );
+        assert_eq!(
+            ask_patroni(&format!("{}/", patroni((503, ""), (200, ""))), None).unwrap(),
             Role::Standby
         );
     }
@@ -130,7 +164,10 @@ mod tests {
     #[test]
     fn a_replica_kept_out_of_load_balancing_is_still_a_standby() {
         let body = r#"{"state":"running","role":"replica","timeline":1}"#;
-        assert_eq!(ask_patroni(&patroni((503, body), (503, body))).unwrap(), Role::Standby);
+        assert_eq!(
+            ask_patroni(&patroni((503, body), (503, body)), None).unwrap(),
+            Role::Standby
+        );
     }
 
     #[test]
@@ -142,13 +179,15 @@ mod tests {
             r#"{"state":"running","role":"primary"}"#,
         ] {
             assert_eq!(
-                ask_patroni(&patroni((503, body), (503, body))).unwrap_err().kind(),
+                ask_patroni(&patroni((503, body), (503, body)), None)
+                    .unwrap_err()
+                    .kind(),
                 Kind::Transient
             );
         }
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert_eq!(
-            ask_patroni(&format!("http://{closed}")).unwrap_err().kind(),
+            ask_patroni(&format!("http://{closed}"), None).unwrap_err().kind(),
             Kind::Transient
         );
     }

@@ -114,9 +114,11 @@ pub fn archiving(session: &mut Session, state_directory: &Path, cluster: &Cluste
     let status = Status::read(&Status::path(state_directory, &cluster.name, "archive-push"))
         .ok()
         .flatten();
-    archiving.push_says = status
-        .filter(|status| !matches!(status.result, Outcome::Ok | Outcome::Skipped))
-        .and_then(|status| status.message);
+    let failed = status.filter(|status| !matches!(status.result, Outcome::Ok | Outcome::Skipped));
+    archiving.push_is_temporary = failed
+        .as_ref()
+        .is_some_and(|status| status.result == Outcome::Temporary);
+    archiving.push_says = failed.and_then(|status| status.message);
     archiving
 }
 

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use common::error::{Error, Kind, Result};
+use common::interrupt;
 use common::postgres::{SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineId, WalName};
 use common::repository::{Repository, wal};
 
@@ -70,7 +71,7 @@ pub fn wait_for(repositories: &[&Repository], wanted: &Wanted, patience: Duratio
             deadline = deadline.min(Instant::now() + OPTIONAL_GRACE);
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || interrupt::caught().is_some() {
             break;
         }
         std::thread::sleep(pause.min(left));
@@ -153,6 +154,8 @@ pub struct Archiving {
     pub failing: Option<(String, String)>,
     /// What archive-push said when it last failed, if it has not succeeded since.
     pub push_says: Option<String>,
+    /// Whether it said that trying again may help.
+    pub push_is_temporary: bool,
 }
 
 impl Archiving {

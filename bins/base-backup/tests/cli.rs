@@ -62,6 +62,9 @@ fn run(arguments: &[&str]) -> Ran {
     let output = Command::new(env!("CARGO_BIN_EXE_pgkeep-base-backup"))
         .args(arguments)
         .env_clear()
+        // A host without any authority's certificate.
+        .env("SSL_CERT_FILE", "/nonexistent")
+        .env("SSL_CERT_DIR", "/nonexistent")
         .current_dir(Path::new("/"))
         .output()
         .unwrap();
@@ -168,6 +171,41 @@ fn on_a_replica_only_on_primary_is_0_and_says_why() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.stdout.contains("this server is a standby"), "{ran:?}");
     assert_eq!(site.status()["result"], "skipped");
+}
+
+#[test]
+fn quiet_says_nothing_where_nothing_is_wrong() {
+    let site = Site::new(&format!("patroni = \"{}\"", patroni("/replica")));
+    let ran = site.run(&["-q", "--only-on", "primary"]);
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(0), "", ""));
+}
+
+#[test]
+fn an_authority_that_cannot_be_used_is_2_and_named() {
+    for (name, content) in [
+        ("missing.pem", None),
+        ("empty.pem", Some("")),
+        ("key.pem", Some("rubbish")),
+    ] {
+        let site = Site::new(&format!(
+            "patroni = \"https://127.0.0.1:1\"\npatroni_ca = \"/tmp/pgkeep-no-such/{name}\""
+        ));
+        let path = site.path(name);
+        if let Some(content) = content {
+            fs::write(&path, content).unwrap();
+        }
+        let text = fs::read_to_string(site.config()).unwrap();
+        let text = text.replace(&format!("/tmp/pgkeep-no-such/{name}"), path.to_str().unwrap());
+        fs::write(site.config(), text).unwrap();
+        let ran = site.run(&["--only-on", "primary"]);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(
+            ran.stderr.contains("patroni_ca") && ran.stderr.contains("hint:"),
+            "{ran:?}"
+        );
+    }
+    let ran = Site::new("patroni = \"https://127.0.0.1:1\"").run(&["--only-on", "primary"]);
+    assert!(ran.stderr.contains("patroni_ca"), "the way out is named: {ran:?}");
 }
 
 #[test]

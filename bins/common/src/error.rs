@@ -111,6 +111,19 @@ impl Error {
         None
     }
 
+    /// Whether the operating system refused for want of permission, here or in a cause.
+    pub fn is_denied(&self) -> bool {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            let denied = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+            if error.downcast_ref().is_some_and(denied) {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+
     /// The kind that an operating system error deserves.
     ///
     /// Interrupted calls, timeouts and unreachable peers are worth another try; a full disk is not

@@ -214,6 +214,12 @@ pub fn print(text: &str) -> Result<()> {
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
+/// Ends the process with a code that has been decided, from a thread that does not return to `main`.
+#[allow(clippy::exit)]
+pub fn leave(code: u8) -> ! {
+    process::exit(i32::from(code))
+}
+
 /// Reads one variable of the environment, for `main` to pass down; one that is not UTF-8 counts as unset.
 pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()

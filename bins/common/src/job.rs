@@ -8,7 +8,8 @@
 //!
 //! Promises: a failure never erases when the job last succeeded; "never" is an absent value, not 0; and leaving
 //! traces never fails the job: what cannot be written is said once, as a warning. Clock and identity of the
-//! process come from the caller. A job that is killed leaves nothing, which checks notice by age.
+//! process come from the caller. A job that a signal asks to end says so
+//! ([`interruptible`]); one that is killed leaves nothing, which checks notice by age.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -22,8 +23,10 @@ use serde_json::Value;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result, chain};
 use crate::exit::Contract;
+use crate::interrupt::Interrupt;
 use crate::time::UtcTime;
 
+pub mod interruptible;
 mod metrics;
 
 pub use metrics::Sample;
@@ -80,6 +83,8 @@ pub enum Outcome {
     Failed,
     /// Trying again may help.
     Temporary,
+    /// A signal ended it.
+    Interrupted,
     /// A person has to change the configuration or the call.
     Misconfigured,
 }
@@ -198,6 +203,11 @@ impl Report {
         Self::new(outcome, contract.code_of(error), Some(chain(error)))
     }
 
+    /// A signal ended the job.
+    pub fn interrupted(interrupt: Interrupt) -> Self {
+        Self::new(Outcome::Interrupted, interrupt.exit_code(), Some(interrupt.to_string()))
+    }
+
     /// Adds a value to tell. A number becomes the metric `pgkeep_<job>_<name>` too, so its name ends in its unit:
     /// `size_bytes`.
     #[must_use]
@@ -255,7 +265,9 @@ impl Status {
                 last_success_fields.clone_from(&report.fields);
             }
             Outcome::Skipped => {}
-            Outcome::Failed | Outcome::Temporary | Outcome::Misconfigured => last_failure = Some(finished),
+            Outcome::Failed | Outcome::Temporary | Outcome::Interrupted | Outcome::Misconfigured => {
+                last_failure = Some(finished);
+            }
         }
         Self {
             tool: settings.tool.to_owned(),

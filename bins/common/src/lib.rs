@@ -12,6 +12,7 @@ pub mod digest;
 pub mod durable;
 pub mod error;
 pub mod exit;
+pub mod interrupt;
 pub mod journal;
 pub mod leftovers;
 pub mod lock;

@@ -249,6 +249,12 @@ impl From<Span> for Duration {
     }
 }
 
+/// A number of things, `1 segment` or `2 segments`.
+pub fn counted(count: u64, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]

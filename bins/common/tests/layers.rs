@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Module, layer, and rank within the layer: a module may use what has a lower layer, or in its own layer a lower
 /// rank. Modules of equal rank do not know each other.
-const MODULES: [(&str, u8, u8); 21] = [
+const MODULES: [(&str, u8, u8); 22] = [
     ("error", 0, 0),
     ("units", 0, 1),
     ("digest", 0, 1),
@@ -21,6 +21,7 @@ const MODULES: [(&str, u8, u8); 21] = [
     ("retry", 0, 4),
     ("process", 0, 4),
     ("progress", 0, 4),
+    ("interrupt", 0, 4),
     ("sorter", 0, 4),
     ("journal", 0, 4),
     ("leftovers", 0, 5),

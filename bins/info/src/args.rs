@@ -6,8 +6,9 @@ use common::exit;
 
 /// List backups, dumps, WAL ranges and the moments that can be recovered
 ///
-/// Reads the repositories only; needs no server, and no key. A repository that cannot be read is told apart from an
-/// empty one.
+/// Reads the repositories; needs no server, and no key. What it remembers of backups in the state directory saves reading
+/// documents that have not changed since. A repository that cannot be read, or that is another one than this host knows,
+/// is told apart from an empty one.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-info", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
 pub struct Args {

@@ -9,6 +9,7 @@ use common::repository::backup::BackupInfo;
 use common::repository::catalog::{self, Catalog};
 use common::repository::events::{self, KnownSystem};
 use common::repository::manifest::Node;
+use common::repository::pins::Pins;
 use common::repository::reach::{self, Wal};
 use common::repository::wal::{self, Histories, WalList};
 use common::repository::{Repository, reader};
@@ -17,10 +18,21 @@ use crate::report::{
     BackupReport, Blocks, DamagedFile, Report, RepositoryReport, SystemReport, Unreadable, UnreadableHistory,
     Unrecoverable, WalRange, WindowReport,
 };
+use crate::unfinished::Running;
+
+/// What this host knows besides.
+pub struct Known<'a> {
+    /// Where documents of backups are remembered.
+    pub cache: &'a Path,
+    /// Which repositories it has used.
+    pub pins: Pins,
+    /// Which backups run on it.
+    pub running: Running,
+}
 
 /// Reads every repository.
-pub fn report(cluster: &str, repositories: &[Repository], cache: &Path) -> Report {
-    let one = |repository: &Repository| match read(repository, cache) {
+pub fn report(cluster: &str, repositories: &[Repository], known: &Known<'_>) -> Report {
+    let one = |repository: &Repository| match read(repository, known) {
         Ok(report) => report,
         Err(error) => RepositoryReport {
             name: repository.name.clone(),
@@ -39,9 +51,10 @@ pub fn report(cluster: &str, repositories: &[Repository], cache: &Path) -> Repor
     }
 }
 
-fn read(repository: &Repository, cache: &Path) -> Result<RepositoryReport> {
+fn read(repository: &Repository, known_here: &Known<'_>) -> Result<RepositoryReport> {
     let identity = repository.identity()?;
-    let catalog = catalog::read(repository, Some(cache))?;
+    known_here.pins.compare(repository)?;
+    let catalog = catalog::read(repository, Some(known_here.cache))?;
     let mut systems = Vec::new();
     for known in events::systems(repository)? {
         systems.push(system(repository, &known, &catalog)?);
@@ -53,7 +66,11 @@ fn read(repository: &Repository, cache: &Path) -> Result<RepositoryReport> {
         uuid: Some(identity.uuid.clone()),
         encrypted: Some(identity.encrypted),
         backups: catalog.backups.iter().map(|info| backup(repository, info)).collect(),
-        unfinished: catalog.unfinished.iter().map(ToString::to_string).collect(),
+        unfinished: catalog
+            .unfinished
+            .iter()
+            .map(|label| known_here.running.describe(repository, *label))
+            .collect(),
         unreadable: catalog
             .unreadable
             .iter()
@@ -153,9 +170,9 @@ fn system(repository: &Repository, known: &KnownSystem, catalog: &Catalog) -> Re
         unreadable_histories: histories
             .unreadable
             .iter()
-            .map(|(timeline, error)| UnreadableHistory {
-                timeline: timeline.0,
-                why: chain(error),
+            .map(|one| UnreadableHistory {
+                timeline: one.timeline.0,
+                why: chain(&one.error),
             })
             .collect(),
         foreign: list.foreign,

@@ -4,6 +4,7 @@ mod args;
 mod gather;
 mod report;
 mod show;
+mod unfinished;
 
 use std::process::ExitCode;
 
@@ -11,6 +12,10 @@ use common::config::cli::FormatName;
 use common::error::{Error, Kind, Result};
 use common::exit;
 use common::open;
+use common::repository::ClusterName;
+use common::repository::pins::Pins;
+
+use crate::unfinished::Running;
 
 fn main() -> ExitCode {
     exit::main(exit::WORK, run)
@@ -29,9 +34,14 @@ fn run(args: args::Args) -> Result<()> {
     {
         log::info!("{note}");
     }
-    let cache = config.state_directory.join(&cluster.name).join("catalog");
+    let state = config.state_of(cluster);
+    let known = gather::Known {
+        cache: &state.join("catalog"),
+        pins: Pins::new(&config.state_directory, &ClusterName::parse(&cluster.name)?),
+        running: Running::look(&state, open::host_name()),
+    };
     let repositories = open::repositories(&config, cluster, &args.repositories.names)?;
-    let report = gather::report(&cluster.name, &repositories, &cache);
+    let report = gather::report(&cluster.name, &repositories, &known);
     match args.format.format {
         FormatName::Text => exit::print(&show::text(&report))?,
         FormatName::Json => {
@@ -44,8 +54,6 @@ fn run(args: args::Args) -> Result<()> {
     if unread.is_empty() {
         return Ok(());
     }
-    Err(Error::new(
-        Kind::Failed,
-        format!("cannot read all of repository {}", unread.join(", ")),
-    ))
+    let message = format!("cannot read all of repository {}", unread.join(", "));
+    Err(Error::new(Kind::Failed, message).hint("the report says why, beside what could be read"))
 }

@@ -45,12 +45,25 @@ pub struct RepositoryReport {
     pub encrypted: Option<bool>,
     /// Committed backups, oldest first.
     pub backups: Vec<BackupReport>,
-    /// Labels without `backup.json`: running, or left behind.
-    pub unfinished: Vec<String>,
+    /// Labels without `backup.json`.
+    pub unfinished: Vec<Unfinished>,
     /// Backups whose `backup.json` cannot be used.
     pub unreadable: Vec<Unreadable>,
     /// WAL and what it makes recoverable, for each system identifier.
     pub systems: Vec<SystemReport>,
+}
+
+/// A backup that was begun.
+#[derive(Debug, Serialize)]
+pub struct Unfinished {
+    /// Its name.
+    pub label: String,
+    /// `running`, `left behind`, or `unknown` on another host than the one that makes it.
+    pub state: &'static str,
+    /// Where it was begun, if that can be read.
+    pub host: Option<String>,
+    /// By which process.
+    pub pid: Option<u32>,
 }
 
 /// A backup that cannot be used.

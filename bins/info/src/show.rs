@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use common::units::{ByteSize, display_duration};
+use common::units::{ByteSize, counted, display_duration};
 
-use crate::report::{BackupReport, Blocks, Report, RepositoryReport, SystemReport};
+use crate::report::{BackupReport, Blocks, Report, RepositoryReport, SystemReport, Unfinished};
 
 /// The report as text, ended by a newline.
 pub fn text(report: &Report) -> String {
@@ -50,8 +50,22 @@ fn push_repository(out: &mut String, repository: &RepositoryReport) {
     for backup in &repository.backups {
         push_damage(out, backup);
     }
-    for label in &repository.unfinished {
-        line(out, format_args!("  unfinished: {label} (running, or left behind)"));
+    for unfinished in &repository.unfinished {
+        let Unfinished {
+            label,
+            state,
+            host,
+            pid,
+        } = unfinished;
+        let by = match (host, pid) {
+            (Some(host), Some(pid)) => format!(", begun by process {pid} on {host}"),
+            _ => String::new(),
+        };
+        let state = match *state {
+            "unknown" => "running or left behind",
+            known => known,
+        };
+        line(out, format_args!("  unfinished: {label} ({state}{by})"));
     }
     for unreadable in &repository.unreadable {
         line(
@@ -142,8 +156,8 @@ fn push_system(out: &mut String, system: &SystemReport) {
     line(
         out,
         format_args!(
-            "    WAL: {} segments, {} stored",
-            system.wal_segments,
+            "    WAL: {}, {} stored",
+            counted(system.wal_segments, "segment"),
             ByteSize(system.wal_stored_bytes)
         ),
     );
@@ -151,8 +165,11 @@ fn push_system(out: &mut String, system: &SystemReport) {
         line(
             out,
             format_args!(
-                "      timeline {}  {} .. {}  {} segments",
-                range.timeline, range.first, range.last, range.segments
+                "      timeline {}  {} .. {}  {}",
+                range.timeline,
+                range.first,
+                range.last,
+                counted(range.segments, "segment")
             ),
         );
     }
@@ -160,8 +177,10 @@ fn push_system(out: &mut String, system: &SystemReport) {
         line(
             out,
             format_args!(
-                "      GAP         {} .. {}  {} segments missing",
-                gap.first, gap.last, gap.segments
+                "      GAP         {} .. {}  {} missing",
+                gap.first,
+                gap.last,
+                counted(gap.segments, "segment")
             ),
         );
     }

@@ -112,6 +112,64 @@ fn a_history_that_cannot_be_read_is_named_and_hides_nothing_else() {
     assert_eq!(unreadable[0]["timeline"], 2, "{report}");
 }
 
+#[test]
+fn a_repository_that_is_another_one_than_this_host_knows_is_a_problem() {
+    let bare = Bare::new("info_uuid");
+    bare.tool("init").run().expect_code(0);
+    let path = bare.repository.join("main/repository.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let uuid = serde_json::from_str::<Value>(&text).unwrap()["uuid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    mutilate::remove(&path);
+    let other = text.replace(&uuid, "0d6c2d1e-0000-4000-8000-000000000000");
+    system_tests::account::write(&path, other, 0o400);
+    bare.tool("info")
+        .run()
+        .expect_code(1)
+        .expect_said("this host knows it as")
+        .expect_said(&uuid);
+    let damaged = "rubbish";
+    mutilate::remove(&path);
+    system_tests::account::write(&path, damaged, 0o400);
+    bare.tool("info")
+        .run()
+        .expect_code(1)
+        .expect_said("put it back from a copy");
+}
+
+#[test]
+fn a_backup_that_was_left_behind_is_told_from_one_that_runs() {
+    let bare = Bare::new("info_unfinished");
+    bare.tool("init").run().expect_code(0);
+    let label = "20261120T020000Z-full-3f9a1c";
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let intent = |host: &str| {
+        format!(
+            "{{\"format\":1,\"label\":\"{label}\",\"host\":\"{}\",\"pid\":1,\"started\":\"2026-11-20T02:00:00Z\",\
+             \"system_identifier\":\"7\",\"leans_on\":[]}}\n",
+            host.trim()
+        )
+    };
+    bare.scratch.create_dir("repository/main/backup");
+    let backup = bare.scratch.create_dir(&format!("repository/main/backup/{label}"));
+    for (host, words) in [
+        (host.as_str(), "(left behind, begun by process 1"),
+        ("elsewhere", "running or left behind"),
+    ] {
+        let path = backup.join("intent.json");
+        if path.exists() {
+            mutilate::remove(&path);
+        }
+        system_tests::account::write(&path, intent(host), 0o400);
+        bare.tool("info").run().expect_code(0).expect_said(words);
+    }
+    let report = bare.tool("info").args(["--format", "json"]).run().expect_code(0).json();
+    let schema: Value = serde_json::from_str(&project_file("docs/info.schema.json")).unwrap();
+    check(&schema, &schema, &report, "report");
+}
+
 fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {

@@ -5,15 +5,19 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::error::chain;
-use common::postgres::{SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineId};
+use common::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineId};
 use common::repository::Repository;
 use common::repository::reach::{Stretch, Walk};
 use common::repository::wal::{self, WalList};
 
-use crate::maps::{Backwards, Ending, Lookup, Maps, Read, Search, Wanted};
+use common::time::UtcTime;
+
+use crate::maps::{Backwards, Ending, Lookup, Maps, Read, Search, Wanted, first_commit};
 
 /// So many maps for each worker are in memory at once.
 const AHEAD: usize = 4;
+/// So many segments at the beginning of a timeline are searched for its first commit.
+const BEGINNING: u64 = 4;
 
 /// The maps of one system in the repositories that answer.
 pub struct Archived<'a> {
@@ -53,6 +57,12 @@ impl Maps for Archived<'_> {
             }
             count = self.jobs.max(1) * AHEAD;
         }
+    }
+
+    fn first_commit(&self, timeline: TimelineId, segment: SegmentNumber, from: Lsn) -> Option<UtcTime> {
+        let numbers = segment.0..segment.0.saturating_add(BEGINNING);
+        let mut maps = numbers.map_while(|number| self.read_one((timeline, SegmentNumber(number))).ok());
+        maps.find_map(|map| first_commit(&map, from))
     }
 }
 

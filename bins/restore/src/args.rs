@@ -83,6 +83,10 @@ pub struct Args {
     #[arg(long)]
     pub dry_run: bool,
 
+    /// Go on although the plan finds too little space: for a file system that compresses
+    #[arg(long)]
+    pub ignore_space: bool,
+
     /// Put a tablespace elsewhere; OLD is its directory or OID; may be given several times
     #[arg(long = "tablespace", value_name = "OLD=NEW", value_parser = parse_mapping)]
     pub tablespaces: Vec<(String, PathBuf)>,
@@ -178,12 +182,28 @@ impl HasCommon for Args {
     }
 }
 
-/// Reads `OLD=NEW`, where NEW is an absolute path.
+/// Reads `OLD=NEW`, where NEW is an absolute path, so that OLD ends before a `=/`.
 fn parse_mapping(text: &str) -> Result<(String, PathBuf), String> {
-    match text.split_once('=') {
-        Some((old, new)) if !old.is_empty() && new.starts_with('/') => Ok((old.to_owned(), PathBuf::from(new))),
-        _ => Err("write OLD=NEW, where NEW is an absolute path".to_owned()),
+    let usage = "write OLD=NEW, where NEW is an absolute path";
+    let oid = text
+        .split_once('=')
+        .filter(|(old, _)| old.bytes().all(|byte| byte.is_ascii_digit()));
+    let mut places = text.match_indices("=/");
+    let (old, new) = match (oid, places.next(), places.next()) {
+        (Some((old, new)), ..) => (old, new),
+        (None, Some((at, _)), None) => (
+            text.get(..at).unwrap_or_default(),
+            text.get(at + 1..).unwrap_or_default(),
+        ),
+        (None, Some(_), Some(_)) => {
+            return Err("it is not clear where OLD ends: name the tablespace by its OID, 16400=/new/dir".to_owned());
+        }
+        (None, None, _) => return Err(usage.to_owned()),
+    };
+    if old.is_empty() || !new.starts_with('/') {
+        return Err(usage.to_owned());
     }
+    Ok((old.to_owned(), PathBuf::from(new)))
 }
 
 const EXAMPLES: [(&str, &str); 4] = [
@@ -204,3 +224,30 @@ const EXAMPLES: [(&str, &str); 4] = [
         "pgkeep-restore --to /var/lib/postgresql/15/main --standby --primary-conninfo 'host=10.0.0.1 user=replicator'",
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_mapping_is_cut_before_the_new_absolute_path() {
+        for (text, old, new) in [
+            ("16400=/new", "16400", "/new"),
+            ("16400=/new=/x", "16400", "/new=/x"),
+            ("/srv/a=/new", "/srv/a", "/new"),
+            ("/srv/a=b=/new", "/srv/a=b", "/new"),
+            ("/srv/a=/new=b", "/srv/a", "/new=b"),
+        ] {
+            assert_eq!(
+                parse_mapping(text).unwrap(),
+                (old.to_owned(), PathBuf::from(new)),
+                "{text}"
+            );
+        }
+        for text in ["", "=/new", "/srv/a", "/srv/a=new", "16400=new"] {
+            assert!(parse_mapping(text).is_err(), "{text}");
+        }
+        assert!(parse_mapping("/srv/a=/b=/new").unwrap_err().contains("OID"));
+    }
+}

@@ -8,7 +8,7 @@ use common::postgres::SegmentSize;
 use common::repository::Repository;
 use common::repository::backup::BackupInfo;
 
-use crate::layout::Layout;
+use crate::layout::{Layout, Root};
 use crate::place;
 use crate::plan::{self, Choice};
 use crate::prepare::{Order, Totals};
@@ -84,9 +84,17 @@ pub fn describe(
         extra_left_out_bytes: totals.left_out,
         places: other_places(layout),
         space: place::volumes(&needs)?.into_iter().map(space).collect(),
-        archiving: order.archiving,
+        archiving: order.archiving.keep,
+        archiving_why: order.archiving.why.clone(),
+        branches: choice.branches.clone(),
         restore_command: String::new(),
-        notes: choice.notes.iter().cloned().chain(silence_note(survey)).collect(),
+        notes: order
+            .notes
+            .iter()
+            .chain(&choice.notes)
+            .cloned()
+            .chain(silence_note(survey))
+            .collect(),
     })
 }
 
@@ -113,6 +121,7 @@ fn planned_backup(info: &BackupInfo) -> PlannedBackup {
         stopped: info.stopped,
         timeline: info.timeline,
         start_lsn: info.start_lsn,
+        system_identifier: info.system_identifier.clone(),
         stop_lsn: info.stop_lsn,
         server_version: info.server_version.clone(),
     }
@@ -138,8 +147,8 @@ fn unheard(survey: &Survey<'_>) -> Vec<Unheard> {
 
 /// Where parts go besides the data directory.
 fn other_places(layout: &Layout) -> Vec<Place> {
-    let place = |(what, path): (String, &Path)| Place {
-        what,
+    let place = |(what, path): (Root, &Path)| Place {
+        what: what.to_string(),
         path: path.display().to_string(),
     };
     layout.roots().into_iter().skip(1).map(place).collect()

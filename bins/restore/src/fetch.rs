@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use common::digest::crc32c_append;
 use common::error::{Context, Error, Kind, Result, chain};
+use common::interrupt;
 use common::repository::backup::{self, BackupInfo};
 use common::repository::reader::{self, Bundle};
 use common::repository::{Label, Repository};
@@ -209,6 +210,7 @@ impl Worker<'_> {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
+                interrupt::check()?;
                 self.part(&part)?;
             }
         }

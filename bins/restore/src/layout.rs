@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -42,6 +43,42 @@ pub struct Layout {
     pub wal: Option<PathBuf>,
     /// Files of extra_paths; without it they stay in the repository.
     pub extra: Option<PathBuf>,
+}
+
+/// A directory that is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// The data directory.
+    Data,
+    /// The tablespace with this OID.
+    Tablespace(u32),
+    /// pg_wal.
+    Wal,
+    /// Files of extra_paths.
+    Extra,
+}
+
+impl Root {
+    /// The flag that puts it elsewhere.
+    pub fn flag(self) -> String {
+        match self {
+            Self::Data => "--to".to_owned(),
+            Self::Tablespace(oid) => format!("--tablespace {oid}=/new/dir"),
+            Self::Wal => "--wal-dir".to_owned(),
+            Self::Extra => "--extra-to".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Data => f.write_str("the data directory"),
+            Self::Tablespace(oid) => write!(f, "tablespace {oid}"),
+            Self::Wal => f.write_str("the WAL directory"),
+            Self::Extra => f.write_str("the directory for extra files"),
+        }
+    }
 }
 
 /// What becomes of one name of the manifest.
@@ -103,23 +140,12 @@ impl Layout {
     }
 
     /// Every directory that is filled, with what it is.
-    pub fn roots(&self) -> Vec<(String, &Path)> {
-        let mut roots = vec![("the data directory".to_owned(), self.data.as_path())];
-        roots.extend(
-            self.tablespaces
-                .iter()
-                .map(|(oid, path)| (format!("tablespace {oid}"), path.as_path())),
-        );
-        roots.extend(
-            self.wal
-                .iter()
-                .map(|path| ("the WAL directory".to_owned(), path.as_path())),
-        );
-        roots.extend(
-            self.extra
-                .iter()
-                .map(|path| ("the directory for extra files".to_owned(), path.as_path())),
-        );
+    pub fn roots(&self) -> Vec<(Root, &Path)> {
+        let mut roots = vec![(Root::Data, self.data.as_path())];
+        let tablespaces = self.tablespaces.iter();
+        roots.extend(tablespaces.map(|(oid, path)| (Root::Tablespace(*oid), path.as_path())));
+        roots.extend(self.wal.iter().map(|path| (Root::Wal, path.as_path())));
+        roots.extend(self.extra.iter().map(|path| (Root::Extra, path.as_path())));
         roots
     }
 

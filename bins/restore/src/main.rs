@@ -2,8 +2,10 @@
 
 mod archived;
 mod args;
+mod branches;
 mod describe;
 mod fetch;
+mod home;
 mod layout;
 mod maps;
 mod piece;
@@ -23,15 +25,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use common::config::cli::FormatName;
-use common::config::{Cluster, Config};
+use common::config::{Cluster, Config, Location, RepositorySettings};
 use common::error::{Context, Error, Kind, Result};
-use common::exit;
+use common::exit::{self, Code};
+use common::job::interruptible::{self, Ending};
 use common::job::{Job, Origin, Report};
 use common::open;
 use common::process;
+use common::repository::pins::Pins;
+use common::repository::{ClusterName, Repository};
 use common::time::UtcTime;
 
 use crate::args::{ArchiveMode, Args, TargetAction};
+use crate::home::Home;
 use crate::prepare::{Order, Prepared, prepare};
 use crate::target::{Action, Request, Timeline, Wanted};
 
@@ -39,7 +45,7 @@ fn main() -> ExitCode {
     exit::main(exit::WORK, run)
 }
 
-fn run(args: Args) -> Result<()> {
+fn run(args: Args) -> Result<Code> {
     let now = UtcTime::now();
     let config = args.common.load(&exit::environment)?;
     let cluster = args.common.choose(&config)?;
@@ -47,27 +53,39 @@ fn run(args: Args) -> Result<()> {
     let order = order(&args, &config, cluster, now)?;
     if args.dry_run {
         let repositories = open::repositories(&config, cluster, &args.repositories.names)?;
+        let order = at_home(order, &config, cluster, &repositories)?;
         let prepared = prepare(&order, &repositories)?;
         exit::print(&shown(&prepared, args.format.format)?)?;
-        return prepared.check_destination();
+        return prepared.check_destination(&order).map(|()| Code(0));
     }
     let job = Job::start(config.job(cluster, "restore", Origin::of_this_process()), now);
-    let result = work(&args, &config, cluster, &order);
-    let report = match &result {
-        Ok(report) => report.clone(),
-        Err(error) => Report::failure(error, exit::WORK),
-    };
-    job.finish(&report, UtcTime::now());
-    result.map(drop)
+    let ending = interruptible::run(job, exit::WORK, || work(&args, &config, cluster, order), Clone::clone)?;
+    Ok(Code(match ending {
+        Ending::Done(_) => 0,
+        Ending::Interrupted(interrupt) => interrupt.exit_code(),
+    }))
 }
 
-fn work(args: &Args, config: &Config, cluster: &Cluster, order: &Order) -> Result<Report> {
+/// Adds what only shows beside the repositories.
+fn at_home(order: Order, config: &Config, cluster: &Cluster, repositories: &[Repository]) -> Result<Order> {
+    let home = Home::look(config, cluster, repositories)?;
+    let asked = order.archive_mode.map(|mode| mode == ArchiveMode::Keep);
+    let archiving = home::judge_archiving(asked, order.own, order.request.standby, &home);
+    Ok(Order {
+        home,
+        archiving,
+        ..order
+    })
+}
+
+fn work(args: &Args, config: &Config, cluster: &Cluster, order: Order) -> Result<Report> {
     let repositories = open::repositories(config, cluster, &args.repositories.names)?;
+    let order = &at_home(order, config, cluster, &repositories)?;
     let prepared = prepare(order, &repositories)?;
     shown(&prepared, FormatName::Text)?
         .lines()
         .for_each(|line| log::info!("{line}"));
-    prepared.check_destination()?;
+    prepared.check_destination(order)?;
     prepared.run(order)?;
     let plan = &prepared.plan;
     let took = UtcTime::now().since(order.now);
@@ -150,7 +168,8 @@ fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Resul
             extra: args.extra_to.as_deref().map(absolute).transpose()?,
         },
         cluster: cluster.name.clone(),
-        cache: config.state_of(cluster).join("catalog"),
+        pins: Pins::new(&config.state_directory, &ClusterName::parse(&cluster.name)?),
+        home: Home::default(),
         fetcher: settings::Fetcher {
             program: settings::Fetcher::find(executable.as_deref()),
             config: std::path::absolute(args.common.config_file())
@@ -159,15 +178,30 @@ fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Resul
             repositories: args.repositories.names.clone(),
         },
         primary_conninfo: args.primary_conninfo.clone(),
-        archiving: match args.archive_mode {
-            Some(ArchiveMode::Keep) => true,
-            Some(ArchiveMode::Off) => false,
-            None => own,
-        },
+        archive_mode: args.archive_mode,
+        own,
+        archiving: home::judge_archiving(Some(false), own, false, &Home::default()),
+        keep_out: keep_out(config)?,
+        ignore_space: args.ignore_space,
+        notes: args
+            .target_xid
+            .as_deref()
+            .and_then(target::cut_epoch)
+            .into_iter()
+            .collect(),
         jobs: args.jobs.unwrap_or(config.jobs),
         on_terminal: std::io::stderr().is_terminal(),
         now,
     })
+}
+
+/// Where the configured repositories of this host are, chosen or not.
+fn keep_out(config: &Config) -> Result<Vec<(String, PathBuf)>> {
+    let local = |repository: &&RepositorySettings| match &repository.location {
+        Location::File { root } => Some((repository.name.clone(), root.clone())),
+        _ => None,
+    };
+    Ok(config.repositories(&[])?.iter().filter_map(local).collect())
 }
 
 fn refuse_what_is_missing(args: &Args) -> Result<()> {

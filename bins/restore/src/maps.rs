@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 
 use common::error::chain;
-use common::postgres::Lsn;
 use common::postgres::walmap::{Changes, Doubt, Exit, Moment, SegmentMap, join};
+use common::postgres::{Lsn, SegmentNumber, TimelineId};
 use common::time::UtcTime;
 
 use common::repository::reach::Walk;
@@ -80,6 +80,16 @@ pub trait Maps {
     fn find(&self, wanted: Wanted<'_>, walk: &Walk) -> Lookup;
     /// Looks for the last commit.
     fn ending(&self, walk: &Walk) -> Ending;
+    /// The first commit behind `from` in this segment or the few that follow it, if one is known.
+    fn first_commit(&self, timeline: TimelineId, segment: SegmentNumber, from: Lsn) -> Option<UtcTime>;
+}
+
+/// The time of the first commit or abort behind `from` that a map lists.
+pub fn first_commit(map: &SegmentMap, from: Lsn) -> Option<UtcTime> {
+    let transactions = &map.changes.transactions;
+    let ends = transactions.ends.iter().filter(|end| end.lsn > from.0);
+    let first = ends.min_by_key(|end| end.lsn)?;
+    place(first.lsn, first.time).time
 }
 
 /// The map of a segment, or why there is none.

@@ -9,10 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::error::{Error, Kind, Result};
 use common::postgres::{Lsn, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
+use common::repository::Label;
 use common::repository::backup::BackupInfo;
 use common::repository::reach::{self, Stretch, Wal, Walk, before};
+use common::repository::wal::StoredTimes;
 use common::time::UtcTime;
 
+use crate::branches::Branch;
 use crate::maps::{Lookup, Maps, Place, There, Wanted};
 use crate::target::{Action, Request, Target, Timeline};
 
@@ -27,8 +30,23 @@ pub struct Archive {
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     /// The size of a segment.
     pub segment_size: SegmentSize,
+    /// When the WAL of each timeline was stored.
+    pub stored: BTreeMap<TimelineId, StoredTimes>,
+    /// Timelines whose history is there and cannot be used.
+    pub unusable: BTreeMap<TimelineId, Unusable>,
+    /// Backups whose document is there and cannot be used, and why.
+    pub damaged: BTreeMap<Label, String>,
     /// Whether some repository did not answer and may hold more.
     pub incomplete: bool,
+}
+
+/// A timeline history that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// The object, as messages name it.
+    pub object: String,
+    /// Why.
+    pub why: String,
 }
 
 /// What will be done.
@@ -50,6 +68,8 @@ pub struct Choice {
     pub wal: Vec<Stretch>,
     /// Whether recovery goes on to the end of that WAL, however much that is by then.
     pub to_end: bool,
+    /// Branches of history that are left out.
+    pub branches: Vec<Branch>,
     /// What the reader should know.
     pub notes: Vec<String>,
 }
@@ -70,9 +90,7 @@ pub fn decide(request: &Request, archive: &Archive, maps: &dyn Maps, now: UtcTim
     };
     judge.check_named()?;
     if archive.backups.is_empty() {
-        return Err(judge
-            .unreachable(Kind::NotFound, "there is no backup".to_owned())
-            .hint("pgkeep-base-backup makes one"));
+        return Err(judge.no_backup());
     }
     if let Target::Time { time, .. } = &request.target
         && *time > now
@@ -82,7 +100,11 @@ pub fn decide(request: &Request, archive: &Archive, maps: &dyn Maps, now: UtcTim
     let mut first_refusal = None;
     for (history, candidates) in judge.timelines()? {
         match judge.on(&history, &candidates) {
-            Ok(Some(choice)) => return Ok(choice),
+            Ok(Some(mut choice)) => {
+                judge.check_histories(choice.timeline)?;
+                choice.notes.extend(judge.damage_notes(&choice.backup));
+                return Ok(choice);
+            }
             Ok(None) => {}
             Err(error) => {
                 first_refusal.get_or_insert(error);
@@ -140,6 +162,10 @@ impl Judge<'_> {
         if self.archive.backups.iter().any(|backup| backup.label == label) {
             return Ok(());
         }
+        if let Some(why) = self.archive.damaged.get(&label) {
+            let error = Error::new(Kind::Corrupt, format!("backup {label} cannot be used: {why}"));
+            return Err(error.hint("without --backup the newest one that can be used is taken"));
+        }
         Err(self
             .unreachable(Kind::NotFound, format!("there is no backup {label}"))
             .hint("pgkeep-info lists them"))
@@ -176,6 +202,9 @@ impl Judge<'_> {
     }
 
     fn no_such_timeline(&self, id: TimelineId) -> Error {
+        if let Some(unusable) = self.archive.unusable.get(&id) {
+            return self.unusable_history(Kind::Corrupt, format!("timeline {} cannot be followed", id.0), unusable);
+        }
         let known: Vec<String> = timelines(self.archive).iter().map(|id| id.0.to_string()).collect();
         let error = self.unreachable(Kind::Config, format!("timeline {} is not in the archive", id.0));
         error.hint(format!("known timelines: {}", known.join(", ")))

@@ -31,6 +31,9 @@ fn archive() -> Archive {
             .map(history_of)
             .collect(),
         segment_size: SIZE,
+        stored: BTreeMap::new(),
+        unusable: BTreeMap::new(),
+        damaged: BTreeMap::new(),
         incomplete: false,
     }
 }
@@ -125,6 +128,10 @@ impl Maps for NoMaps {
             ..Ending::default()
         }
     }
+
+    fn first_commit(&self, _: TimelineId, _: SegmentNumber, _: Lsn) -> Option<UtcTime> {
+        None
+    }
 }
 
 /// What is known of the end of WAL and of one transaction or restore point.
@@ -141,6 +148,10 @@ impl Maps for Known {
 
     fn ending(&self, _: &Walk) -> Ending {
         self.ending.clone()
+    }
+
+    fn first_commit(&self, _: TimelineId, _: SegmentNumber, _: Lsn) -> Option<UtcTime> {
+        None
     }
 }
 

@@ -7,11 +7,15 @@ use common::error::{Error, Kind, Result};
 use common::postgres::SystemId;
 use common::repository::backup::{self, BackupInfo};
 use common::repository::manifest::{Entry, Node};
+use common::repository::pins::Pins;
 use common::repository::{Label, Repository, reader};
 use common::time::UtcTime;
+use common::units::ByteSize;
 
 use crate::archived::Archived;
+use crate::args::ArchiveMode;
 use crate::describe::describe;
+use crate::home::{self, Archiving, Home};
 use crate::layout::{Layout, Places, Spot};
 use crate::place;
 use crate::plan::{self, Choice};
@@ -28,14 +32,26 @@ pub struct Order {
     pub places: Places,
     /// The cluster's name.
     pub cluster: String,
-    /// Where documents of backups are remembered.
-    pub cache: PathBuf,
+    /// Which repositories this host knows.
+    pub pins: Pins,
+    /// What else it knows of the cluster.
+    pub home: Home,
     /// How the restored server calls for WAL.
     pub fetcher: Fetcher,
     /// A standby's primary.
     pub primary_conninfo: Option<String>,
+    /// What was said about archiving.
+    pub archive_mode: Option<ArchiveMode>,
+    /// Whether it goes to the configured data directory.
+    pub own: bool,
     /// Whether the restored server archives as the backup's configuration has it.
-    pub archiving: bool,
+    pub archiving: Archiving,
+    /// The configured repositories on this host, by name: nothing is restored into them.
+    pub keep_out: Vec<(String, PathBuf)>,
+    /// Whether to go on where the plan finds too little space.
+    pub ignore_space: bool,
+    /// What the reader should know of how the request was understood.
+    pub notes: Vec<String>,
     /// Number of workers.
     pub jobs: usize,
     /// Whether stderr is a terminal.
@@ -62,13 +78,13 @@ pub struct Prepared<'a> {
     pub restore_command: String,
 }
 
-/// Decides what to do. Nothing is touched but the cache.
+/// Decides what to do. Nothing is touched.
 ///
 /// # Errors
 /// `NotFound`, `Refused`, `Config` with the reason why it cannot be done; what the repositories gave.
 pub fn prepare<'a>(order: &Order, repositories: &'a [Repository]) -> Result<Prepared<'a>> {
     order.request.check()?;
-    let survey = survey(repositories, &order.cache, &order.request)?;
+    let survey = survey(repositories, &order.pins, &order.request)?;
     for silent in &survey.silent {
         log::warn!("repository \"{}\" does not answer: {}", silent.name, silent.why);
     }
@@ -78,7 +94,10 @@ pub fn prepare<'a>(order: &Order, repositories: &'a [Repository]) -> Result<Prep
         size: survey.archive.segment_size,
         jobs: order.jobs,
     };
-    let choice = plan::decide(&order.request, &survey.archive, &maps, order.now)?;
+    let mut choice = plan::decide(&order.request, &survey.archive, &maps, order.now)?;
+    let named = order.request.backup.is_some();
+    let foreign = home::judge_system(&choice.backup, &order.home, &survey.current, named)?;
+    choice.notes.extend(foreign);
     let layout = Layout::new(&order.places, &choice.backup.tablespaces)?;
     let (repositories, info, totals) = read_manifest(&survey, &choice, &layout)?;
     let restore_command = order.fetcher.command()?;
@@ -125,7 +144,12 @@ fn read_manifest<'a>(
     let mut first: Option<Error> = None;
     for (at, repository) in holders.iter().enumerate() {
         // The document is the repository's own: sizes of objects differ where encryption does.
-        match backup::read(repository, label).and_then(|info| Ok((add_up(repository, &info, layout)?, info))) {
+        let read = backup::read(repository, label).and_then(|info| {
+            // Its frames carry no checksum, and everything else is found through it.
+            reader::check_object(repository, &info, "manifest.zst")?;
+            Ok((add_up(repository, &info, layout)?, info))
+        });
+        match read {
             Ok((totals, info)) => {
                 let mut order = vec![*repository];
                 order.extend(holders.iter().skip(at + 1));
@@ -143,19 +167,37 @@ fn read_manifest<'a>(
             Err(error) => {
                 let error = error.context(format!("read backup {label} from repository \"{}\"", repository.name));
                 if first.is_none() && at + 1 == holders.len() {
-                    return Err(error);
+                    return Err(older_instead(survey, label, error));
                 }
                 log::warn!("{}", common::error::chain(&error));
                 first.get_or_insert(error);
             }
         }
     }
-    Err(first.unwrap_or_else(|| {
+    let error = first.unwrap_or_else(|| {
         Error::new(
             Kind::NotFound,
             format!("no repository that answers completely holds backup {label}"),
         )
-    }))
+    });
+    Err(older_instead(survey, label, error))
+}
+
+/// Names the way out where a backup is damaged.
+fn older_instead(survey: &Survey<'_>, label: Label, error: Error) -> Error {
+    if !matches!(error.kind(), Kind::Corrupt | Kind::NotFound) {
+        return error;
+    }
+    let older = survey
+        .archive
+        .backups
+        .iter()
+        .filter(|other| other.good && other.label < label);
+    let older = older.max_by_key(|other| other.label);
+    error.hint(match older {
+        Some(older) => format!("an older backup may serve: --backup {}", older.label),
+        None => "another repository may hold it whole; there is no older good backup".to_owned(),
+    })
 }
 
 fn add_up(repository: &Repository, info: &BackupInfo, layout: &Layout) -> Result<Totals> {
@@ -201,11 +243,28 @@ impl Prepared<'_> {
         self.info.label
     }
 
-    /// Refuses a destination that is not empty; touches nothing.
+    /// Refuses a destination that cannot or must not be filled; touches nothing.
     ///
     /// # Errors
     /// `Refused`; what looking gave.
-    pub fn check_destination(&self) -> Result<()> {
-        place::check_empty(&self.layout)
+    pub fn check_destination(&self, order: &Order) -> Result<()> {
+        place::check(&self.layout, &order.keep_out)?;
+        let short = |space: &&crate::show::Space| space.free_bytes < space.needed_bytes;
+        match self.plan.space.iter().find(short) {
+            Some(space) if !order.ignore_space => Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "the file system of {} is too small: {} needed, {} free",
+                    space.path,
+                    ByteSize(space.needed_bytes),
+                    ByteSize(space.free_bytes)
+                ),
+            )
+            .hint(
+                "choose another destination, or put parts elsewhere with --tablespace and --wal-dir; where the file system \
+                 compresses, --ignore-space",
+            )),
+            _ => Ok(()),
+        }
     }
 }

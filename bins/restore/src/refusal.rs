@@ -1,13 +1,14 @@
 //! Says why a target is not reached, and what is instead. Pure.
 
-use common::error::{Error, Kind};
+use common::error::{Error, Kind, Result};
 use common::postgres::{Lsn, TimelineId};
 use common::repository::Label;
+use common::repository::backup::BackupInfo;
 use common::repository::reach::{self, Missing};
 use common::time::UtcTime;
 
 use crate::maps::{Maps, Place, There};
-use crate::plan::{Archive, Judge, history, timelines, usable};
+use crate::plan::{Archive, Judge, Unusable, history, timelines, usable};
 use crate::target::{Target, Timeline};
 
 /// A stretch of time that can be recovered.
@@ -62,6 +63,71 @@ pub fn windows(archive: &Archive, maps: &dyn Maps) -> Vec<Window> {
 }
 
 impl Judge<'_> {
+    /// That no backup is there, or none that can be used.
+    pub fn no_backup(&self) -> Error {
+        let damaged: Vec<String> = self
+            .archive
+            .damaged
+            .iter()
+            .map(|(label, why)| format!("{label}: {why}"))
+            .collect();
+        if damaged.is_empty() {
+            return self
+                .unreachable(Kind::NotFound, "there is no backup".to_owned())
+                .hint("pgkeep-base-backup makes one");
+        }
+        self.unreachable(
+            Kind::Corrupt,
+            format!("there is no backup that can be used: {}", damaged.join("; ")),
+        )
+        .hint("another repository may hold it undamaged; docs/recover-by-hand.md needs little of backup.json")
+    }
+
+    /// Refuses to take a timeline for the newest where the history of a higher one is not known.
+    pub fn check_histories(&self, chosen: TimelineId) -> Result<()> {
+        let mut higher = self.archive.unusable.iter().filter(|(id, _)| **id > chosen);
+        match higher.next_back() {
+            Some((id, unusable)) if self.request.timeline == Timeline::Latest => {
+                let message = format!("timeline {} may be the newest, and its history cannot be used", id.0);
+                let error = self.unusable_history(Kind::Refused, message, unusable);
+                let hint = format!(
+                    "--target-timeline {} goes on without it; {}",
+                    chosen.0,
+                    error.nearest_hint().unwrap_or_default()
+                );
+                Err(error.hint(hint))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// That a history cannot be used, and the way out.
+    pub fn unusable_history(&self, kind: Kind, message: String, unusable: &Unusable) -> Error {
+        let object = &unusable.object;
+        self.unreachable(kind, format!("{message}: {}", unusable.why))
+            .hint(format!(
+                "the object is {object}: a server of that timeline has the file in pg_wal, and pgkeep-archive-push stores it \
+                 again in place of a damaged one; if no server was ever on that timeline, move the object away"
+            ))
+    }
+
+    /// What could not be used and was done without.
+    pub fn damage_notes(&self, chosen: &BackupInfo) -> Vec<String> {
+        let newer = |label: &Label| label.started() > chosen.label.started();
+        let backups = self.archive.damaged.iter().filter(|(label, _)| newer(label));
+        let backup = |(label, why): (&Label, &String)| {
+            format!("backup {label} cannot be used, and an older one is taken: {why}")
+        };
+        let history = |(id, unusable): (&TimelineId, &Unusable)| {
+            format!(
+                "the history of timeline {} cannot be used, so the branches that depend on it are left out ({}: {})",
+                id.0, unusable.object, unusable.why
+            )
+        };
+        let histories = self.archive.unusable.iter().map(history);
+        backups.map(backup).chain(histories).collect()
+    }
+
     pub fn gap(&self, missing: &Missing, what: String) -> Error {
         let names = missing.names(self.archive.segment_size);
         let message = match missing.branch {

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::durable;
 use common::error::{Context, Error, Kind, Result};
+use common::interrupt;
 use common::postgres::manifest::manifest_path;
-use common::postgres::{Major, ManifestWriter, WalRange, recovery};
+use common::postgres::{BackupLabel, ControlFile, Major, ManifestWriter, WalRange, recovery};
 use common::progress::{self, Progress};
 use common::repository::manifest::{Entry, Node};
 use common::repository::reader;
@@ -25,7 +26,6 @@ use common::units::ByteSize;
 use crate::fetch::{self, Sources};
 use crate::layout::{CONTROL, CONTROL_TEMPORARY, MARKER, Spot};
 use crate::piece::Piece;
-use crate::place;
 use crate::prepare::{Order, Prepared};
 use crate::settings;
 use crate::show::Plan;
@@ -45,7 +45,7 @@ impl Prepared<'_> {
     /// # Errors
     /// Whatever went wrong: PostgreSQL does not start on what is left then.
     pub fn run(&self, order: &Order) -> Result<()> {
-        self.begin()?;
+        self.begin(order)?;
         let pieces = self.make_directories()?;
         let done = AtomicU64::new(0);
         let sources = Sources::new(self.labels.clone(), self.repositories.clone());
@@ -59,15 +59,15 @@ impl Prepared<'_> {
             &order.request,
             self.restore_command.clone(),
             order.primary_conninfo.clone(),
-            order.archiving,
+            order.archiving.keep,
         );
         settings::write(&self.layout.data, &settings)?;
         self.appear()
     }
 
     /// Makes the directories that are filled, and leaves the marker: from here on the restore has begun.
-    fn begin(&self) -> Result<()> {
-        place::check_empty(&self.layout)?;
+    fn begin(&self, order: &Order) -> Result<()> {
+        self.check_destination(order)?;
         for (what, path) in self.layout.roots() {
             durable::create_dir_all(path, 0o700).map_err(|error| {
                 let error = error.context(format!("make {what}"));
@@ -129,11 +129,14 @@ impl Prepared<'_> {
         sorter.finish()
     }
 
-    fn each_entry(&self, each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+    fn each_entry(&self, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
         let Some(repository) = self.repositories.first() else {
             return Err(Error::new(Kind::Failed, "no repository holds the backup"));
         };
-        reader::open_manifest(repository, &self.info)?.for_each(each)
+        reader::open_manifest(repository, &self.info)?.for_each(|entry| {
+            interrupt::check()?;
+            each(entry)
+        })
     }
 
     /// Checks sizes, sets modes and times, makes links, and writes PostgreSQL's own manifest.
@@ -188,6 +191,42 @@ impl Prepared<'_> {
         out.flush().context(|| format!("write {}", path.display()))
     }
 
+    /// Compares what was restored with what `backup.json` says of it.
+    fn check_content(&self, control: &Path) -> Result<()> {
+        let (info, read) = (&self.info, |path: &Path| {
+            std::fs::read(path).context(|| format!("read {}", path.display()))
+        });
+        let differs = |what: String| {
+            let label = info.label;
+            Err(Error::new(
+                Kind::Corrupt,
+                format!("{what}, and backup.json of {label} says otherwise"),
+            )
+            .hint(
+                "the backup is damaged: another repository may hold it whole, or an older one serves, --backup LABEL",
+            ))
+        };
+        let found =
+            ControlFile::parse(&read(control)?).map_err(|error| error.context("read the restored pg_control"))?;
+        if found.system_id != info.system()? || found.major.number() != info.major {
+            let (system, major) = (found.system_id, found.major.number());
+            return differs(format!(
+                "the restored pg_control is of PostgreSQL {major}, system identifier {system}"
+            ));
+        }
+        let label = self.layout.data.join("backup_label");
+        if label.is_file() {
+            let found = BackupLabel::parse(&read(&label)?)?;
+            if (found.start_lsn, found.start_timeline) != (info.start_lsn, info.timeline()) {
+                let (timeline, lsn) = (found.start_timeline.0, found.start_lsn);
+                return differs(format!(
+                    "the restored backup_label begins at {lsn} on timeline {timeline}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Makes everything durable, then pg_control appear: only now PostgreSQL can start.
     fn appear(&self) -> Result<()> {
         let data = &self.layout.data;
@@ -198,6 +237,8 @@ impl Prepared<'_> {
                 format!("backup {} holds no pg_control", self.info.label),
             ));
         }
+        self.check_content(&temporary)?;
+        interrupt::check()?;
         for (_, path) in self.layout.roots() {
             durable::sync_tree_fs(path)?;
         }

@@ -72,6 +72,8 @@ impl Judge<'_> {
             }
         };
         self.passed_over(history, backup, &mut notes);
+        let branches = self.branches(history, backup, until);
+        self.check_branches(history, &branches)?;
         let newest = timelines(self.archive).last() == Some(&history.timeline());
         let aims = target != Target::End;
         let action = action.unwrap_or(if aims { Action::Pause } else { Action::Promote });
@@ -84,6 +86,7 @@ impl Judge<'_> {
             action,
             wal: walk.there,
             to_end,
+            branches,
             notes,
         })
     }
@@ -93,7 +96,13 @@ impl Judge<'_> {
         let walk = self.walk(history, backup, Some(lsn.max(before(backup.stop_lsn))));
         match &walk.missing {
             None => Ok(walk),
-            Some(missing) => Err(self.gap(missing, format!("{} cannot be reached", self.request.target))),
+            Some(missing) => {
+                let error = self.gap(missing, format!("{} cannot be reached", self.request.target));
+                Err(match error.nearest_hint() {
+                    Some(_) => error,
+                    None => error.hint(self.reachable()),
+                })
+            }
         }
     }
 

@@ -5,7 +5,9 @@ use serde::Serialize;
 use common::postgres::{Lsn, SegmentSize};
 use common::repository::Label;
 use common::time::UtcTime;
-use common::units::ByteSize;
+use common::units::{ByteSize, counted};
+
+use crate::branches::Branch;
 
 /// All that a restore is going to do.
 #[derive(Debug, Clone, Serialize)]
@@ -50,6 +52,10 @@ pub struct Plan {
     pub space: Vec<Space>,
     /// Whether the restored server archives.
     pub archiving: bool,
+    /// Why, if nobody asked for it.
+    pub archiving_why: Option<String>,
+    /// Branches of history that are left out.
+    pub branches: Vec<Branch>,
     /// How it fetches WAL.
     pub restore_command: String,
     /// What the reader should know.
@@ -72,6 +78,8 @@ pub struct PlannedBackup {
     pub start_lsn: Lsn,
     /// What replay must reach.
     pub stop_lsn: Lsn,
+    /// PostgreSQL's system identifier, as text.
+    pub system_identifier: String,
     /// PostgreSQL's version.
     pub server_version: String,
 }
@@ -136,6 +144,7 @@ pub fn text(plan: &Plan) -> String {
             backup.stop_lsn
         ),
     );
+    row("system", backup.system_identifier.clone());
     row("from", plan.repositories.join(", then "));
     row("target", target(plan));
     row("then", action(plan));
@@ -149,8 +158,8 @@ pub fn text(plan: &Plan) -> String {
     row(
         "WAL",
         format!(
-            "{} segments, {}, all present{more}",
-            wal.bytes / u64::from(wal.segment_bytes),
+            "{}, {}, all present{more}",
+            counted(wal.bytes / u64::from(wal.segment_bytes), "segment"),
             ByteSize(wal.bytes)
         ),
     );
@@ -176,15 +185,14 @@ pub fn text(plan: &Plan) -> String {
         let (needed, free) = (ByteSize(space.needed_bytes), ByteSize(space.free_bytes));
         row("space", format!("{}: {needed} needed, {free} free{short}", space.path));
     }
-    row(
-        "archiving",
-        if plan.archiving {
-            "as configured in the backup"
-        } else {
-            "off"
-        }
-        .to_owned(),
-    );
+    let archiving = if plan.archiving {
+        "as configured in the backup"
+    } else {
+        "off"
+    };
+    let why = plan.archiving_why.as_ref();
+    let why = why.map_or_else(String::new, |why| format!(": {why}"));
+    row("archiving", format!("{archiving}{why}"));
     plan.silent.iter().for_each(|silent| {
         row(
             "warning",
@@ -194,6 +202,9 @@ pub fn text(plan: &Plan) -> String {
             ),
         );
     });
+    plan.branches
+        .iter()
+        .for_each(|branch| row("branch", branch.note.clone()));
     plan.notes.iter().for_each(|note| row("note", note.clone()));
     lines.push(String::new());
     lines.join("\n")
@@ -234,6 +245,7 @@ mod tests {
                 timeline: 1,
                 start_lsn: Lsn(0x200_0028),
                 stop_lsn: Lsn(0x200_0138),
+                system_identifier: "7390000000000000001".into(),
                 server_version: "15.18".into(),
             },
             repositories: vec!["local".into(), "offsite".into()],
@@ -267,6 +279,8 @@ mod tests {
                 free_bytes: 9,
             }],
             archiving: false,
+            archiving_why: None,
+            branches: Vec::new(),
             restore_command: "x".into(),
             notes: vec!["mind the step".into()],
         }
@@ -288,6 +302,7 @@ mod tests {
             "archiving  off",
             "repository nas did not answer and may hold newer backups and WAL: timed out",
             "mind the step",
+            "system     7390000000000000001",
         ] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }

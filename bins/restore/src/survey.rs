@@ -1,18 +1,19 @@
 //! Reads what the repositories hold: backups, WAL, histories. One that does not answer is noted, not the end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use common::error::{Error, Kind, Result, chain};
-use common::postgres::{SegmentSize, SystemId, TimelineHistory};
+use common::postgres::{SegmentSize, SystemId, TimelineHistory, TimelineId};
 use common::repository::backup::BackupInfo;
 use common::repository::catalog::{self, Catalog};
+use common::repository::events;
+use common::repository::pins::Pins;
 use common::repository::reach::Wal;
-use common::repository::wal::{self, WalList};
+use common::repository::wal::{self, StoredTimes, WalList};
 use common::repository::{Label, Repository};
 use common::time::UtcTime;
 
-use crate::plan::Archive;
+use crate::plan::{Archive, Unusable};
 use crate::target::{Request, Target};
 
 /// A repository that could not be read, or not wholly.
@@ -22,7 +23,7 @@ pub struct Silent {
     pub name: String,
     /// Why.
     pub why: String,
-    /// Whether asking again may help.
+    /// Whether it may hold what is missing elsewhere, and answer another time.
     pub temporary: bool,
 }
 
@@ -36,26 +37,36 @@ pub struct Survey<'a> {
     pub answered: Vec<(&'a Repository, WalList)>,
     /// Whose WAL that is, if there is a backup.
     pub system: Option<SystemId>,
+    /// The system that writes into each repository now, by the repository's name.
+    pub current: BTreeMap<String, SystemId>,
     /// Those that did not.
     pub silent: Vec<Silent>,
 }
 
-/// Reads every repository; `cache` remembers documents that never change.
+/// Reads every repository; nothing is believed but what it says now. One that stands where this host knows another is
+/// refused, not left out: its mount is the place where the data should be.
 ///
 /// # Errors
-/// What the first repository gave, if none answers; `Corrupt` if a backup's document is not sound.
-pub fn survey<'a>(repositories: &'a [Repository], cache: &Path, request: &Request) -> Result<Survey<'a>> {
+/// `Refused` for a repository that this host does not know; what the first repository gave, if none answers.
+pub fn survey<'a>(repositories: &'a [Repository], pins: &Pins, request: &Request) -> Result<Survey<'a>> {
     let mut silent = Silence::default();
     let mut catalogs: Vec<(&Repository, Catalog)> = Vec::new();
     for repository in repositories {
-        match catalog::read(repository, Some(cache)) {
+        if let Ok(identity) = repository.identity() {
+            let uuid = identity.uuid.clone();
+            pins.compare(repository)
+                .map_err(|error| error.context(format!("use repository \"{}\" with UUID {uuid}", repository.name)))?;
+        }
+        match catalog::read(repository, None) {
             Ok(catalog) => catalogs.push((repository, catalog)),
             Err(error) => silent.note(repository, error),
         }
     }
     let (backups, holders) = merge(&catalogs);
     let Some((system, segment_size)) = choose_system(&backups, request)? else {
-        return silent.finish(repositories.len(), None, Vec::new(), holders, Vec::new());
+        let mut survey = silent.finish(repositories.len(), None, Vec::new(), holders, Vec::new())?;
+        survey.archive.damaged = damaged(&catalogs);
+        return Ok(survey);
     };
     let mut answered = Vec::new();
     for (repository, _) in &catalogs {
@@ -69,10 +80,34 @@ pub fn survey<'a>(repositories: &'a [Repository], cache: &Path, request: &Reques
         .into_values()
         .filter(|backup| backup.system_identifier == identifier)
         .collect();
-    silent.finish(repositories.len(), Some((system, segment_size)), own, holders, answered)
+    let mut survey = silent.finish(repositories.len(), Some((system, segment_size)), own, holders, answered)?;
+    survey.archive.damaged = damaged(&catalogs);
+    for (repository, _) in &survey.answered {
+        if let Some(last) = events::systems(repository)?.last() {
+            survey.current.insert(repository.name.clone(), last.system);
+        }
+    }
+    Ok(survey)
 }
 
-type Found = (WalList, BTreeMap<common::postgres::TimelineId, TimelineHistory>);
+/// Backups that no repository can describe.
+fn damaged(catalogs: &[(&Repository, Catalog)]) -> BTreeMap<Label, String> {
+    let sound = |label: &Label| catalogs.iter().any(|(_, catalog)| catalog.get(*label).is_some());
+    catalogs
+        .iter()
+        .flat_map(|(_, catalog)| &catalog.unreadable)
+        .filter(|(label, _)| !sound(label))
+        .cloned()
+        .collect()
+}
+
+/// What one repository has of a system.
+struct Found {
+    list: WalList,
+    histories: BTreeMap<TimelineId, TimelineHistory>,
+    unusable: BTreeMap<TimelineId, Unusable>,
+}
+
 type Holders<'a> = BTreeMap<Label, Vec<&'a Repository>>;
 
 #[derive(Default)]
@@ -87,7 +122,9 @@ impl Silence {
             Some(hint) => format!("{} ({hint})", chain(&error)),
             None => chain(&error),
         };
-        let temporary = error.kind() == Kind::Transient;
+        // Not mounted, not readable, not whole: it may hold what is missing elsewhere. Only what the configuration lacks
+        // does not come by waiting.
+        let temporary = error.kind() != Kind::Config;
         self.silent.push(Silent {
             name: repository.name.clone(),
             why,
@@ -108,21 +145,41 @@ impl Silence {
             return Err(error);
         }
         let mut histories = BTreeMap::new();
-        for (_, (_, known)) in &found {
-            for (id, history) in known {
+        let mut unusable = BTreeMap::new();
+        let mut stored: BTreeMap<TimelineId, StoredTimes> = BTreeMap::new();
+        for (_, one) in &found {
+            for (id, history) in &one.histories {
                 histories.entry(*id).or_insert_with(|| history.clone());
             }
+            for (id, times) in &one.list.stored {
+                let known = stored.entry(*id).or_default();
+                *known = known.union(*times);
+            }
+            unusable.extend(one.unusable.clone());
         }
+        let wal = Wal::union(found.iter().map(|(_, one)| &one.list));
+        let of_backups = backups.iter().map(BackupInfo::timeline);
+        let without = wal.timelines().chain(of_backups).filter(|id| *id != TimelineId(1));
+        for id in without {
+            unusable.entry(id).or_insert_with(|| Unusable {
+                object: format!("{:08X}.history", id.0),
+                why: "its history file is not in the archive".to_owned(),
+            });
+        }
+        unusable.retain(|id, _| !histories.contains_key(id));
         let archive = Archive {
             backups,
-            wal: Wal::union(found.iter().map(|(_, (list, _))| list)),
+            wal,
             histories,
+            stored,
+            unusable,
+            damaged: BTreeMap::new(),
             segment_size: system.map_or(SegmentSize::DEFAULT, |(_, size)| size),
             incomplete: self.silent.iter().any(|silent| silent.temporary),
         };
         let answered: Vec<(&Repository, WalList)> = found
             .into_iter()
-            .map(|(repository, (list, _))| (repository, list))
+            .map(|(repository, one)| (repository, one.list))
             .collect();
         let names: BTreeSet<&str> = answered
             .iter()
@@ -138,6 +195,7 @@ impl Silence {
             holders,
             answered,
             system: system.map(|(system, _)| system),
+            current: BTreeMap::new(),
             silent: self.silent,
         })
     }
@@ -196,10 +254,26 @@ fn read_wal(repository: &Repository, system: SystemId, size: SegmentSize) -> Res
         )));
     }
     let list = wal::list(repository, system, size)?;
-    let histories = wal::read_histories(repository, system)?;
-    // Without it a wrong branch might be taken for the newest: another repository has to serve.
-    match histories.unreadable.into_iter().next() {
-        Some((_, error)) => Err(error),
-        None => Ok((list, histories.known)),
+    let found = wal::read_histories(repository, system)?;
+    let mut unusable = BTreeMap::new();
+    for one in found.unreadable {
+        // Asking again may help: until then this repository is silent.
+        if one.error.kind() == Kind::Transient {
+            return Err(one.error);
+        }
+        let why = chain(&one.error);
+        log::warn!("the history of timeline {} cannot be used: {why}", one.timeline.0);
+        unusable.insert(
+            one.timeline,
+            Unusable {
+                object: one.object,
+                why,
+            },
+        );
     }
+    Ok(Found {
+        list,
+        histories: found.known,
+        unusable,
+    })
 }

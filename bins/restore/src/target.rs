@@ -100,12 +100,15 @@ pub fn parse(wanted: &Wanted<'_>, now: UtcTime) -> Result<Target> {
             .hint("recovery ends at one point: choose one of the --target flags"));
     }
     if let Some(text) = wanted.time {
-        let time = parse_target(text, now)?;
-        let relative = text.trim_start().starts_with("now");
-        let written = if relative {
-            time.to_string()
-        } else {
-            text.trim().to_owned()
+        let written = text.trim().to_owned();
+        let time = match last_days(&written) {
+            Some(stand_in) => stand_in,
+            None => parse_target(text, now)?,
+        };
+        // Nobody means the fraction of the second in which the command was typed.
+        let time = match written.starts_with("now") {
+            true => time.whole_seconds(),
+            false => time,
         };
         return Ok(Target::Time { time, written });
     }
@@ -130,6 +133,23 @@ pub fn parse(wanted: &Wanted<'_>, now: UtcTime) -> Result<Target> {
         Target::Immediate
     } else {
         Target::End
+    })
+}
+
+/// The last days of the year 9999 lie beyond what can be computed with, and far in the future like the days before.
+fn last_days(text: &str) -> Option<UtcTime> {
+    let rest = ["9999-12-30", "9999-12-31"]
+        .iter()
+        .find_map(|day| text.strip_prefix(day))?;
+    format!("9999-12-29{rest}").parse().ok()
+}
+
+/// What is to be said of a transaction's number that carries an epoch.
+pub fn cut_epoch(text: &str) -> Option<String> {
+    let number: u64 = text.trim().parse().ok()?;
+    let (epoch, xid) = (number >> 32, number & 0xFFFF_FFFF);
+    (epoch > 0).then(|| {
+        format!("transaction {number} is {xid} in WAL, which knows the lower 32 bits alone: epoch {epoch} was cut off and is not checked")
     })
 }
 
@@ -305,7 +325,17 @@ mod tests {
             target.for_recovery(),
             recovery::Target::Time("2026-11-20 11:30:00+00".into())
         );
-        assert_eq!(time("now-1h").unwrap().to_string(), "time 2026-11-20T11:00:00Z");
+        let late = "2026-11-20T12:00:00.75Z".parse().unwrap();
+        let wanted = Wanted {
+            time: Some("now-1h"),
+            ..Wanted::default()
+        };
+        let target = parse(&wanted, late).unwrap();
+        assert_eq!(target.to_string(), "time now-1h (2026-11-20T11:00:00Z)");
+        assert_eq!(
+            target.for_recovery(),
+            recovery::Target::Time("2026-11-20 11:00:00+00".into())
+        );
     }
 
     #[test]
@@ -313,6 +343,21 @@ mod tests {
         for text in ["2026-11-20 12:30:00", "2026-11-20T12:30:00", "12:30", "", "yesterday"] {
             assert_eq!(time(text).unwrap_err().kind(), Kind::Config, "{text}");
         }
+    }
+
+    #[test]
+    fn the_last_days_of_the_calendar_lie_in_the_future_like_all_the_others() {
+        for text in [
+            "9999-12-31T23:59:59Z",
+            "9999-12-30 23:00:00+00",
+            "9999-12-31T00:00:00-12:00",
+        ] {
+            let Target::Time { time, written } = time(text).unwrap() else {
+                panic!("{text}")
+            };
+            assert!(time > now() && written == text);
+        }
+        assert_eq!(time("9999-12-31T23:59:59").unwrap_err().kind(), Kind::Config);
     }
 
     #[test]
@@ -338,6 +383,9 @@ mod tests {
         };
         assert_eq!(xid("734").unwrap(), Target::Xid(734));
         assert_eq!(xid("4294968030").unwrap(), Target::Xid(734));
+        assert_eq!(cut_epoch("734"), None);
+        let said = cut_epoch("12345678901234").unwrap();
+        assert!(said.contains("1942892530") && said.contains("epoch 2874"), "{said}");
         for text in ["", "0", "2", "-1", "+5", "0x10", "99999999999999999999", "4294967296"] {
             assert_eq!(xid(text).unwrap_err().kind(), Kind::Config, "{text}");
         }

@@ -164,7 +164,16 @@ fn archiving_stays_on_only_in_the_configured_directory_or_when_asked() {
             .unwrap()
             .contains("archive_mode")
     };
+    // Another machine has the same configuration; a pin alone says only that something was read here.
     let sample = Sample::new(false);
+    sample.pin("a");
+    sample
+        .restore_to("configured", &[])
+        .ended(0, &["archiving  off", "--archive-mode keep"]);
+    assert!(has(&sample, "configured"));
+    let sample = Sample::new(false);
+    sample.pin("a");
+    sample.has_archived();
     sample
         .restore_to("configured", &[])
         .ended(0, &["as configured in the backup"]);
@@ -218,7 +227,7 @@ fn a_dry_run_shows_the_plan_on_stdout_and_touches_nothing() {
 fn missing_wal_is_refused_by_name() {
     let sample = Sample::new(false);
     for repository in ["a", "b"] {
-        let segment = "wal/7390000000000000001/0000000100000000/000000010000000000000004.zst";
+        let segment = "wal/7710397857816060470/0000000100000000/000000010000000000000004.zst";
         std::fs::remove_file(sample.object(repository, segment)).unwrap();
     }
     sample
@@ -315,4 +324,75 @@ fn a_repository_that_is_away_is_a_warning_while_another_has_everything() {
     sample
         .restore_to("pg", &["--dry-run"])
         .ended(0, &["repository \"a\" does not answer"]);
+}
+
+#[test]
+fn a_repository_with_another_uuid_than_this_host_knows_is_refused() {
+    let sample = Sample::new(false);
+    sample.pin("a");
+    let identity = sample.object("a", "repository.json");
+    let other = std::fs::read_to_string(sample.object("b", "repository.json")).unwrap();
+    std::fs::set_permissions(&identity, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::write(&identity, other).unwrap();
+    sample
+        .restore_to("pg", &[])
+        .ended(1, &["repository \"a\" has UUID", "this host knows it as", "hint:"]);
+    assert!(!sample.path("pg").exists());
+}
+
+#[test]
+fn a_damaged_document_is_never_believed_and_the_way_out_is_named() {
+    let sample = Sample::new(false);
+    let document = format!("backup/{LABEL}/backup.json");
+    sample.flip("a", &document);
+    sample
+        .restore_to("pg", &["--dry-run"])
+        .ended(0, &["repository \"a\"", "cannot be used"]);
+    sample.flip("b", &document);
+    sample
+        .restore_to("pg", &["--dry-run"])
+        .ended(1, &["there is no backup that can be used", LABEL, "hint:"]);
+}
+
+#[test]
+fn a_dry_run_fails_where_the_restore_would() {
+    let sample = Sample::new(false);
+    let (repository, live) = (sample.path("a/main/x"), sample.path("live"));
+    std::fs::create_dir_all(live.join("global")).unwrap();
+    std::fs::write(live.join("PG_VERSION"), "15\n").unwrap();
+    std::fs::write(sample.path("file"), "").unwrap();
+    for dry_run in [&["--dry-run"][..], &[]] {
+        for (to, words) in [
+            (repository.to_str().unwrap(), "inside repository \"a\""),
+            (live.join("x").to_str().unwrap(), "inside the data directory"),
+            (sample.path("file/x").to_str().unwrap(), ""),
+        ] {
+            sample.restore(&[&["--to", to], dry_run].concat()).ended(1, &[words]);
+        }
+    }
+    assert!(!repository.exists() && !live.join("x").exists());
+}
+
+#[test]
+fn a_transaction_with_an_epoch_says_what_was_cut() {
+    let sample = Sample::new(false);
+    sample
+        .restore_to("pg", &["--target-xid", "12345678901234", "--dry-run"])
+        .ended(0, &[]);
+    let run = sample.restore_to("pg", &["--target-xid", "12345678901234", "--dry-run"]);
+    assert!(run.stdout.contains("epoch 2874 was cut off"), "{}", run.stdout);
+}
+
+#[test]
+fn a_gap_that_a_repository_without_an_answer_may_fill_is_temporary() {
+    let sample = Sample::new(false);
+    let segment = "wal/7710397857816060470/0000000100000000/000000010000000000000003.zst";
+    std::fs::remove_file(sample.object("b", segment)).unwrap();
+    std::fs::rename(sample.path("a"), sample.path("away")).unwrap();
+    sample
+        .restore_to("pg", &[])
+        .ended(75, &["000000010000000000000003 is missing", "did not answer"]);
+    sample
+        .restore_to("pg", &["--repository", "b"])
+        .ended(1, &["is missing"]);
 }

@@ -41,6 +41,8 @@ pub struct Cluster {
     pub extra_excludes: Vec<PathBuf>,
     /// Base URL of Patroni's API.
     pub patroni: Option<String>,
+    /// Certificates of the authorities that Patroni's API is checked against; without it those of the system.
+    pub patroni_ca: Option<PathBuf>,
     /// libpq connection string of the primary, for backups taken on a standby.
     pub primary: Option<String>,
     /// `--type auto` takes a full backup when the last one is older.
@@ -109,6 +111,7 @@ impl Cluster {
             extra_paths,
             extra_excludes,
             patroni: table.parsed("patroni", http_url)?,
+            patroni_ca: table.path("patroni_ca")?,
             primary: table.text("primary")?,
             full_interval: table
                 .parsed("full_interval", parse_duration)?

@@ -171,12 +171,10 @@ pub fn write_intent(repository: &Repository, intent: &Intent) -> Result<()> {
 /// Reads the intent of a backup.
 ///
 /// # Errors
-/// `NotFound` if there surely is none; `Corrupt` or `Refused` if the document is not sound.
+/// `NotFound` if there is surely none; `Corrupt` or `Refused` if it is not sound.
 pub fn read_intent(repository: &Repository, label: Label) -> Result<Intent> {
-    document::read(
-        repository.store.as_ref(),
-        &repository.keys().of_backup(label, "intent.json")?,
-    )
+    let key = repository.keys().of_backup(label, "intent.json")?;
+    document::read(repository.store.as_ref(), &key)
 }
 
 /// Makes a backup: writes `backup.json`. Everything it names must be stored.
@@ -185,7 +183,7 @@ pub fn read_intent(repository: &Repository, label: Label) -> Result<Intent> {
 /// What the store says.
 pub fn commit(repository: &Repository, info: &BackupInfo) -> Result<()> {
     let key = repository.keys().of_backup(info.label, "backup.json")?;
-    document::write(repository.store.as_ref(), &key, info)?;
+    document::write_sealed(repository.store.as_ref(), &key, info)?;
     Ok(())
 }
 
@@ -195,10 +193,85 @@ pub fn commit(repository: &Repository, info: &BackupInfo) -> Result<()> {
 /// `NotFound` if there is surely no such backup; `Corrupt` or `Refused` if the document is not sound.
 pub fn read(repository: &Repository, label: Label) -> Result<BackupInfo> {
     let key = repository.keys().of_backup(label, "backup.json")?;
-    let info: BackupInfo = document::read(repository.store.as_ref(), &key)?;
-    if info.label != label || info.cluster != repository.cluster.as_str() || info.format > FORMAT {
+    let info: BackupInfo = document::read_sealed(repository.store.as_ref(), &key)?;
+    check(repository, label, &info).map_err(|error| {
         let place = repository.store.describe(Some(&key));
-        return Err(Error::new(Kind::Corrupt, format!("{place} describes another backup")));
-    }
+        error.context(format!("believe {place}"))
+    })?;
     Ok(info)
+}
+
+/// Checks that a document describes this backup and agrees with itself.
+///
+/// # Errors
+/// `Corrupt`.
+pub fn check(repository: &Repository, label: Label, info: &BackupInfo) -> Result<()> {
+    let wrong = |why: String| Err(Error::new(Kind::Corrupt, why));
+    if info.label != label || info.cluster != repository.cluster.as_str() || info.format > FORMAT {
+        return wrong("it describes another backup".to_owned());
+    }
+    if info.kind != label.kind() || info.started.whole_seconds() != label.started() {
+        return wrong(format!(
+            "it says type {} and start {}, and the label is {label}",
+            info.kind, info.started
+        ));
+    }
+    if info.stop_lsn < info.start_lsn || !info.start_lsn.is_valid() || info.timeline == 0 {
+        let (timeline, start, stop) = (info.timeline, info.start_lsn, info.stop_lsn);
+        return wrong(format!("it goes from {start} to {stop} on timeline {timeline}"));
+    }
+    if info.good && info.damaged_pages > 0 {
+        return wrong(format!(
+            "it has {} damaged pages and calls itself good",
+            info.damaged_pages
+        ));
+    }
+    info.system()?;
+    info.wal_segment_size()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::codec::{Opening, Sealing};
+    use crate::repository::ClusterName;
+    use crate::storage::memory::MemoryStore;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_document_that_contradicts_itself_or_its_name_is_damaged() {
+        let store = Arc::new(MemoryStore::new());
+        let cluster = ClusterName::parse("main").unwrap();
+        let clear = || Sealing::Clear;
+        let (name, url) = ("a".to_owned(), "memory".to_owned());
+        let repository = Repository::new(name, url, true, store, clear(), clear(), Opening::none(), cluster);
+        let label: Label = "20261120T020000Z-full-3f9a1c".parse().unwrap();
+        let text = r#"{"format":1,"label":"20261120T020000Z-full-3f9a1c","type":"full","cluster":"main",
+            "system_identifier":"7","major":15,"server_version":"15.18","pgkeep":"x","host":"h","role":"primary",
+            "note":null,"started":"2026-11-20T02:00:00.5Z","stopped":"2026-11-20T02:01:00Z",
+            "finished":"2026-11-20T02:02:00Z","timeline":1,"start_lsn":"0/2000028","stop_lsn":"0/2000138",
+            "wal":{"first":"a","last":"b"},"segment_size":16777216,"block_size":8192,"data_checksums":false,
+            "tablespaces":[],"base":null,"references":[],"reused_from":null,"files":1,"size":1,"stored":1,"durations":{},
+            "damaged_pages":0,"good":true,"objects":[],"signature":null}"#;
+        let judged = |text: &str| check(&repository, label, &serde_json::from_str(text).unwrap());
+        judged(text).unwrap();
+        for (from, to) in [
+            ("-full-3f9a1c\"", "-full-000000\""),
+            ("\"cluster\":\"main\"", "\"cluster\":\"other\""),
+            ("\"type\":\"full\"", "\"type\":\"incr\""),
+            ("02:00:00.5Z", "02:00:01Z"),
+            ("0/2000138", "0/2000020"),
+            ("0/2000028", "0/0"),
+            ("\"timeline\":1", "\"timeline\":0"),
+            ("\"damaged_pages\":0", "\"damaged_pages\":1"),
+            ("\"system_identifier\":\"7\"", "\"system_identifier\":\"x\""),
+            ("16777216", "16777217"),
+        ] {
+            let changed = text.replace(from, to);
+            assert_ne!(changed, text);
+            assert_eq!(judged(&changed).unwrap_err().kind(), Kind::Corrupt, "{to}");
+        }
+    }
 }

@@ -57,13 +57,12 @@ pub fn writer() -> String {
 /// `Corrupt` if it is none; else what reading gave.
 pub fn read(store: &dyn Store, cluster: &ClusterName) -> Result<Identity> {
     let key = Keys { cluster }.identity()?;
-    let identity: Identity = document::read(store, &key)?;
+    let identity: Identity = document::read(store, &key).map_err(with_way_out)?;
     let place = store.describe(Some(&key));
     if identity.pgkeep != "repository" || !is_uuid(&identity.uuid) {
-        return Err(Error::new(
-            Kind::Corrupt,
-            format!("{place} does not describe a pgkeep repository"),
-        ));
+        return Err(
+            Error::new(Kind::Corrupt, format!("{place} does not describe a pgkeep repository")).hint(DAMAGED_HINT),
+        );
     }
     if identity.cluster != cluster.as_str() {
         return Err(Error::new(
@@ -76,6 +75,25 @@ pub fn read(store: &dyn Store, cluster: &ClusterName) -> Result<Identity> {
         .hint("was a repository copied, or mounted in the wrong place?"));
     }
     Ok(identity)
+}
+
+const DAMAGED_HINT: &str =
+    "it never changes: put it back from a copy of the repository; what the repository holds is not touched by that";
+
+/// Adds what a person can do about a repository that cannot be used, where nothing is said yet.
+fn with_way_out(error: Error) -> Error {
+    if error.nearest_hint().is_some() {
+        return error;
+    }
+    match error.kind() {
+        Kind::NotFound => {
+            error.hint("is its file system mounted, and its url right? only for a new repository: pgkeep-init")
+        }
+        Kind::Corrupt => error.hint(DAMAGED_HINT),
+        _ if error.is_denied() => error
+            .hint("it must belong to the user who runs the server: chown -R postgres: on the repository's directory"),
+        _ => error,
+    }
 }
 
 fn random_uuid() -> Result<String> {

@@ -119,8 +119,13 @@ impl Wal {
         ranges.get(at).copied().filter(|range| range.0 <= number)
     }
 
+    /// The last segment of `timeline`.
+    pub fn last(&self, timeline: TimelineId) -> Option<SegmentNumber> {
+        self.0.get(&timeline)?.last().map(|range| range.1)
+    }
+
     /// The first segment of `timeline` at or after `number`.
-    fn first_from(&self, timeline: TimelineId, number: SegmentNumber) -> Option<SegmentNumber> {
+    pub fn first_from(&self, timeline: TimelineId, number: SegmentNumber) -> Option<SegmentNumber> {
         let ranges = self.0.get(&timeline)?;
         let at = ranges.partition_point(|range| range.1 < number);
         ranges.get(at).map(|range| range.0.max(number))

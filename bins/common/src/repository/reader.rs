@@ -1,8 +1,10 @@
 //! Opens the streams of a committed backup for reading.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use crate::codec::{SeekableFrames, SeekableReader};
+use crate::digest::Sha256;
 use crate::error::{Error, Kind, Result};
 use crate::repository::backup::BackupInfo;
 use crate::repository::index::Index;
@@ -45,6 +47,39 @@ pub fn open_stream(repository: &Repository, info: &BackupInfo, name: &str) -> Re
         .map_err(|error| error.context(format!("open {place}")))
 }
 
+/// Checks all stored bytes of one object of a backup, `name` without `.age`, against `backup.json`: for objects that carry
+/// no checksum of their own.
+///
+/// # Errors
+/// `NotFound` if it is surely absent; `Corrupt` if it is another one than was stored.
+pub fn check_object(repository: &Repository, info: &BackupInfo, name: &str) -> Result<()> {
+    let full = format!("{name}{}", repository.suffix()?);
+    let key = repository.keys().of_backup(info.label, &full)?;
+    let place = repository.store.describe(Some(&key));
+    let Some(record) = info.objects.iter().find(|object| object.key == full) else {
+        let message = format!("backup {} does not list its object {full}", info.label);
+        return Err(Error::new(Kind::Corrupt, message));
+    };
+    let mut stream = repository.store.open(&key, 0, None)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let got = stream
+            .read(&mut buffer)
+            .map_err(|error| Error::io(error, format!("read {place}")))?;
+        if got == 0 {
+            break;
+        }
+        digest.update(buffer.get(..got).unwrap_or_default());
+    }
+    let found = digest.finish();
+    if found == record.sha256 {
+        return Ok(());
+    }
+    let message = format!("{place} has SHA-256 {found}, and backup.json says {}", record.sha256);
+    Err(Error::new(Kind::Corrupt, message))
+}
+
 /// Opens bundle `number`.
 ///
 /// # Errors
@@ -79,7 +114,6 @@ pub fn open_unfinished_bundle(repository: &Repository, label: Label, number: u32
 /// # Errors
 /// As [`open_stream`]; `Corrupt` if it is damaged.
 pub fn read_index(repository: &Repository, info: &BackupInfo, number: u32) -> Result<Index> {
-    use std::io::Read;
     let stream = open_stream(repository, info, &format!("data/{number}.index.zst"))?;
     let mut bytes = Vec::new();
     crate::codec::FrameReader::new(stream)?

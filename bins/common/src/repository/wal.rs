@@ -254,12 +254,50 @@ pub struct WalList {
     pub maps: Vec<Range>,
     /// Timelines whose history file is there.
     pub histories: Vec<TimelineId>,
+    /// When what is there of each timeline was stored.
+    pub stored: BTreeMap<TimelineId, StoredTimes>,
     /// How many segments.
     pub segments: u64,
     /// Stored size of all of it, in bytes.
     pub stored_bytes: u64,
     /// Names below `wal/` that are none of ours.
     pub foreign: Vec<String>,
+}
+
+/// When WAL of one timeline was stored, by the store's clock: how long a server wrote on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoredTimes {
+    /// Its history file, which is archived right after the promotion that began it.
+    pub history: Option<UtcTime>,
+    /// Its first segment.
+    pub first: Option<(SegmentNumber, UtcTime)>,
+    /// Its last segment.
+    pub last: Option<(SegmentNumber, UtcTime)>,
+}
+
+impl StoredTimes {
+    /// What two repositories say together; of what both have, the earlier time: the other was copied.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        let both = |a: Option<(SegmentNumber, UtcTime)>, b: Option<(SegmentNumber, UtcTime)>, last: bool| match (a, b) {
+            (Some(a), Some(b)) if a.0 == b.0 => Some((a.0, a.1.min(b.1))),
+            (Some(a), Some(b)) => Some(if (a.0 > b.0) == last { a } else { b }),
+            (a, b) => a.or(b),
+        };
+        Self {
+            history: match (self.history, other.history) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            },
+            first: both(self.first, other.first, false),
+            last: both(self.last, other.last, true),
+        }
+    }
+
+    fn segment(&mut self, number: SegmentNumber, stored: UtcTime) {
+        self.first.get_or_insert((number, stored));
+        self.last = Some((number, stored));
+    }
 }
 
 impl WalList {
@@ -311,11 +349,19 @@ pub fn list(repository: &Repository, system: SystemId, size: SegmentSize) -> Res
             Some(WalName::Segment(segment)) => match segment.number(size) {
                 Some(number) => {
                     found.segments += 1;
+                    found
+                        .stored
+                        .entry(segment.timeline)
+                        .or_default()
+                        .segment(number, stat.modified);
                     add(&mut found.ranges, segment.timeline, number);
                 }
                 None => found.foreign.push(text),
             },
-            Some(WalName::History { timeline }) => found.histories.push(timeline),
+            Some(WalName::History { timeline }) => {
+                found.histories.push(timeline);
+                found.stored.entry(timeline).or_default().history = Some(stat.modified);
+            }
             Some(_) => {}
             None => found.foreign.push(text),
         }
@@ -361,8 +407,19 @@ pub fn histories(repository: &Repository, system: SystemId) -> Result<BTreeMap<T
 pub struct Histories {
     /// Those that could be read.
     pub known: BTreeMap<TimelineId, TimelineHistory>,
-    /// Those that are there and cannot be used, and why.
-    pub unreadable: Vec<(TimelineId, Error)>,
+    /// Those that are there and cannot be used: the object as messages name it, and why.
+    pub unreadable: Vec<UnusableHistory>,
+}
+
+/// A timeline history that is there and cannot be used.
+#[derive(Debug)]
+pub struct UnusableHistory {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The object, as messages name it.
+    pub object: String,
+    /// Why.
+    pub error: Error,
 }
 
 /// Reads every timeline history of a system; one that cannot be read does not hide the others.
@@ -383,7 +440,13 @@ pub fn read_histories(repository: &Repository, system: SystemId) -> Result<Histo
             Ok(history) => {
                 found.known.insert(timeline, history);
             }
-            Err(error) => found.unreadable.push((timeline, error)),
+            Err(error) => found.unreadable.push(UnusableHistory {
+                timeline,
+                object: repository
+                    .store
+                    .describe(Some(&repository.keys().wal(system, &name, repository.suffix()?)?)),
+                error,
+            }),
         }
     }
     Ok(found)

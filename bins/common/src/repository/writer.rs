@@ -130,6 +130,18 @@ impl<'a> BackupWriter<'a> {
     /// # Errors
     /// The kind of the first failure, if no repository could be written.
     pub fn begin(repositories: &'a [Repository], intent: &Intent) -> Result<Self> {
+        Self::begin_where(repositories, intent, |_| Ok(()))
+    }
+
+    /// Announces the backup in every repository that `accept` accepts; nothing is written into the others.
+    ///
+    /// # Errors
+    /// As [`BackupWriter::begin`].
+    pub fn begin_where(
+        repositories: &'a [Repository],
+        intent: &Intent,
+        accept: impl Fn(&Repository) -> Result<()>,
+    ) -> Result<Self> {
         let target = |repository| Target {
             repository,
             state: Mutex::default(),
@@ -142,7 +154,8 @@ impl<'a> BackupWriter<'a> {
             let begun = target
                 .repository
                 .identity_for_writing()
-                .and_then(|_| backup::write_intent(target.repository, intent));
+                .and_then(|_| accept(target.repository))
+                .and_then(|()| backup::write_intent(target.repository, intent));
             if let Err(error) = begun {
                 target.fail(error);
             }

@@ -12,13 +12,17 @@ use common::postgres::{Lsn, SystemId, WalName};
 use common::repository::backup::{BackupInfo, Intent};
 use common::repository::bundle::{Attributes, BundleWriter};
 use common::repository::manifest::{Entry, File, ManifestWriter, Node, Range};
+use common::repository::pins::{Pin, Pins};
 use common::repository::writer::BackupWriter;
 use common::repository::{ClusterName, Identity, Label, Repository, document, wal};
 use common::storage::posix::PosixStore;
 use common::time::UtcTime;
 
 pub const LABEL: &str = "20261120T020000Z-full-3f9a1c";
-const SYSTEM: SystemId = SystemId(7_390_000_000_000_000_001);
+/// That of [`CONTROL`].
+const SYSTEM: SystemId = SystemId(7_710_397_857_816_060_470);
+/// A server's own.
+const CONTROL: &[u8] = include_bytes!("../../../../tests/fixtures/pg15/pg_control");
 const SEGMENT: u64 = 16 << 20;
 
 /// A configuration with repositories "a" and "b", a backup of a made-up data directory, and its WAL.
@@ -104,7 +108,7 @@ impl Sample {
             ("data/PG_VERSION", b"15\n".to_vec()),
             ("data/base/5/1259", large),
             ("data/base/5/empty", Vec::new()),
-            ("data/global/pg_control", vec![7; 8192]),
+            ("data/global/pg_control", CONTROL.to_vec()),
             (
                 "data/postgresql.auto.conf",
                 b"work_mem = '4MB'\nrestore_command = 'inherited'\n".to_vec(),
@@ -244,6 +248,29 @@ impl Sample {
         bytes[middle] ^= 0x10;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         std::fs::write(&path, bytes).unwrap();
+    }
+
+    /// What this host remembers of a repository that it has used.
+    pub fn pin(&self, repository: &str) {
+        let identity: Identity =
+            serde_json::from_slice(&std::fs::read(self.object(repository, "repository.json")).unwrap()).unwrap();
+        let pin = Pin {
+            name: repository.into(),
+            url: format!("file://{}", self.path(repository).display()),
+            uuid: identity.uuid,
+        };
+        let cluster = ClusterName::parse("main").unwrap();
+        Pins::new(&self.path("state"), &cluster).set(&pin).unwrap();
+    }
+
+    /// What archive-push leaves behind.
+    pub fn has_archived(&self) {
+        let status = r#"{"tool":"archive-push","cluster":"main","host":"h","user":"postgres","pid":1,
+            "started":"2026-11-20T02:00:00Z","finished":"2026-11-20T02:00:00Z","result":"ok","exit_code":0,
+            "last_success":"2026-11-20T02:00:00Z"}"#;
+        let directory = self.path("state/main/status");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("archive-push.json"), status).unwrap();
     }
 
     /// Runs the tool with this configuration.
