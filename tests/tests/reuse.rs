@@ -167,3 +167,36 @@ fn another_host_s_and_a_keyless_host_s_interrupted_backups_are_left_alone() {
         "it may still run there"
     );
 }
+
+#[test]
+fn two_hosts_do_not_back_up_one_cluster_at_once() {
+    let Some(server) = Server::need(15) else { return };
+    let story = Story::begin("lease", &server, Options::default());
+    let lease = |until: &str| {
+        format!(
+            "{{\"format\":1,\"owner\":\"db2:7:3f9a1c\",\"job\":\"base-backup\",\"taken\":\"2026-01-01T00:00:00Z\",\
+             \"expires\":\"{until}\",\"state\":\"held\"}}"
+        )
+    };
+    let path = story.site.repo().path("lease/base-backup/7.json");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    for directory in path.ancestors().skip(1).take(2) {
+        system_tests::account::give(directory);
+    }
+    system_tests::account::write(&path, lease("2999-01-01T00:00:00Z"), 0o400);
+    let backup = story.tool("base-backup").args(["--type", "full"]);
+    backup
+        .run()
+        .expect_code(75)
+        .expect_said("db2:7:3f9a1c holds the lease")
+        .expect_said("ends by itself");
+    assert!(story.site.repo().backups().is_empty(), "nothing was begun");
+
+    story.step("a lease that nobody renewed ends by itself");
+    mutilate::remove(&path);
+    system_tests::account::write(&path, lease("2026-01-01T00:15:00Z"), 0o400);
+    label(&backup.run().expect_code(0));
+    let left = story.site.repo().matching("/lease/base-backup/");
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(fs::read_to_string(&left[0]).unwrap().contains("\"released\""));
+}

@@ -1,5 +1,6 @@
 //! One backup, the steps in order. The last one makes it a backup; whoever dies before leaves nothing to be seen.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +16,7 @@ use common::postgres::{
 };
 use common::progress::Progress;
 use common::repository::backup::{BackupInfo, Intent, Tablespace, WalSpan};
+use common::repository::lease::{self, Lease};
 use common::repository::manifest::ManifestWriter;
 use common::repository::pins::Pins;
 use common::repository::writer::BackupWriter;
@@ -202,9 +204,11 @@ struct Copied {
 impl Backup<'_> {
     fn make(&self, mut session: Session) -> Result<Ended> {
         log::info!("backup {} begins", self.label);
-        let writer = self.announce()?;
+        let earlier = self.find_earlier();
+        // Two hosts would do the same work twice; that is all, and both backups would be right.
+        let mut leases = Vec::new();
+        let writer = self.announce(earlier.as_ref(), &mut leases)?;
         self.prove_archiving(&writer, &mut session)?;
-        let earlier = self.find_earlier(&writer);
         let mut copied = self.copy(&writer, earlier.as_ref(), session)?;
         self.write_manifest(&writer, copied.manifest)?;
         let waited = Instant::now();
@@ -220,7 +224,7 @@ impl Backup<'_> {
     }
 
     /// Takes out repositories that are not this cluster's, and writes the intent into the others.
-    fn announce(&self) -> Result<BackupWriter<'_>> {
+    fn announce(&self, earlier: Option<&Earlier>, leases: &mut Vec<Lease>) -> Result<BackupWriter<'_>> {
         let intent = Intent {
             format: FORMAT,
             label: self.label,
@@ -228,14 +232,19 @@ impl Backup<'_> {
             pid: std::process::id(),
             started: self.started,
             system_identifier: self.control.system_id.to_string(),
-            leans_on: Vec::new(),
+            // Its bundles must not be collected while this backup points at them.
+            leans_on: earlier.map(|earlier| earlier.label).into_iter().collect(),
         };
         let cluster = common::repository::ClusterName::parse(&self.around.cluster.name)?;
         let pins = Pins::new(self.around.state_directory, &cluster);
         // Nothing of this cluster goes into a repository of another one, not even the intent.
+        let leases = RefCell::new(leases);
         let accept = |repository: &Repository| {
             pins.check(repository)?;
-            events::require_current_system(repository, self.control.system_id).map(drop)
+            events::require_current_system(repository, self.control.system_id)?;
+            let lease = lease::take(repository, "base-backup", &self.around.host)?;
+            leases.borrow_mut().push(lease);
+            Ok(())
         };
         let writer = BackupWriter::begin_where(self.around.repositories, &intent, accept)?;
         writer.check()?;
@@ -286,10 +295,11 @@ impl Backup<'_> {
         error.hint(archiving.hint())
     }
 
-    /// What an interrupted backup has stored wherever this one goes.
-    fn find_earlier(&self, writer: &BackupWriter<'_>) -> Option<Earlier> {
+    /// What an interrupted backup has stored in every repository.
+    fn find_earlier(&self) -> Option<Earlier> {
         let system = self.control.system_id.to_string();
-        let earlier = Earlier::find(&writer.alive(), &self.around.host, &system, &self.spill)?;
+        let repositories: Vec<&Repository> = self.around.repositories.iter().collect();
+        let earlier = Earlier::find(&repositories, &self.around.host, &system, &self.spill)?;
         log::info!(
             "pages that the interrupted backup {} has stored are not stored again",
             earlier.label

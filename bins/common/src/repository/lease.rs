@@ -2,7 +2,7 @@
 //!
 //! Leases save work; correctness never rests on them: a holder that was suspended beyond its term wakes up beside another one, and
 //! both finish right. Whoever creates the next number holds the lease, if the one before was released or has expired by the
-//! store's clock; so a killed job's lease ends by itself and never needs a person.
+//! store's clock, or its owner was a process of this host that is no more; so a killed job's lease never needs a person.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -91,7 +91,7 @@ pub fn take(repository: &Repository, job: &str, host: &str) -> Result<Lease> {
     }
     let number = match place.newest()? {
         None => 1,
-        Some((number, held)) => match judge(held.as_ref(), now) {
+        Some((number, held)) => match judge(held.as_ref().filter(|held| !is_gone(&held.owner, host)), now) {
             Verdict::Free => number + 1,
             Verdict::Held(by) => return Err(busy(&place, &by)),
         },
@@ -178,6 +178,14 @@ fn judge(newest: Option<&LeaseDocument>, now: UtcTime) -> Verdict {
         // What cannot be read was written by nobody who knew how; work is worth more than a lease.
         _ => Verdict::Free,
     }
+}
+
+/// Whether the owner was a process of this host that is no more. Of other hosts only time tells.
+fn is_gone(owner: &str, host: &str) -> bool {
+    let pid = owner
+        .strip_prefix(host)
+        .and_then(|rest| rest.strip_prefix(':')?.split(':').next()?.parse().ok());
+    pid.is_some_and(|pid: u32| !crate::process::is_alive(pid))
 }
 
 fn busy(place: &Place, held: &LeaseDocument) -> Error {
@@ -347,6 +355,19 @@ mod tests {
             matches!(judge(None, now), Verdict::Free),
             "a document that cannot be read"
         );
+    }
+
+    #[test]
+    fn a_process_of_this_host_that_is_no_more_holds_nothing() {
+        let here = std::process::id();
+        assert!(!is_gone(&format!("db1:{here}:3f9a1c"), "db1"));
+        assert!(is_gone("db1:4294967294:3f9a1c", "db1"), "no process has this number");
+        assert!(
+            !is_gone("db2:4294967294:3f9a1c", "db1"),
+            "another host's processes cannot be seen"
+        );
+        assert!(!is_gone("db11:4294967294:3f9a1c", "db1"));
+        assert!(!is_gone("nonsense", "db1"));
     }
 
     #[test]
