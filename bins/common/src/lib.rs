@@ -16,6 +16,7 @@ pub mod journal;
 pub mod lock;
 pub mod process;
 pub mod retry;
+pub mod secret;
 pub mod sorter;
 pub mod time;
 pub mod units;

@@ -12,6 +12,7 @@ use crate::digest::Sha256Digest;
 use crate::error::{Error, Kind, Result};
 use crate::time::UtcTime;
 
+pub mod bucket;
 pub mod contract;
 pub mod faulty;
 mod key;
@@ -177,6 +178,11 @@ pub trait Store: Send + Sync {
 
     /// Which mechanism keeps names from being taken twice.
     fn exclusive(&self) -> Exclusive;
+
+    /// Tells the store what was found out before about [`exclusive`](Store::exclusive), so that it need not try again.
+    fn trust(&self, exclusive: Exclusive) {
+        let _ = exclusive;
+    }
 
     /// The room that is left, where that can be known.
     ///

@@ -278,6 +278,10 @@ impl Store for RetryingStore {
         self.retry("ask the clock of", None, || self.inner.now())
     }
 
+    fn trust(&self, exclusive: Exclusive) {
+        self.inner.trust(exclusive);
+    }
+
     fn exclusive(&self) -> Exclusive {
         self.inner.exclusive()
     }
