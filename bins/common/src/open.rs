@@ -6,8 +6,12 @@ use crate::codec::{Opening, Recipients, Sealing};
 use crate::config::{Cluster, Config, Location, RepositorySettings};
 use crate::error::{Error, Kind, Result};
 use crate::repository::{ClusterName, Repository};
+use crate::retry::Policy;
 use crate::storage::Store;
+use crate::storage::bucket::{BucketSettings, BucketStore};
 use crate::storage::posix::PosixStore;
+use crate::storage::retrying::RetryingStore;
+use crate::time::UtcTime;
 
 /// Opens the repositories of `cluster`: all, or those named in `only`. Nothing is read from them yet.
 ///
@@ -17,18 +21,19 @@ pub fn repositories(config: &Config, cluster: &Cluster, only: &[String]) -> Resu
     config
         .repositories(only)?
         .into_iter()
-        .map(|repository| open(repository, cluster))
+        .map(|repository| open(repository, cluster, Policy::patient(config.patience)))
         .collect()
 }
 
-fn open(repository: &RepositorySettings, cluster: &Cluster) -> Result<Repository> {
+fn open(repository: &RepositorySettings, cluster: &Cluster, policy: Policy) -> Result<Repository> {
     let in_table = |error: Error| error.context(format!("use [repository.{}]", repository.name));
-    let store: Arc<dyn Store> = match &repository.location {
-        Location::File { root } => Arc::new(PosixStore::new(root.clone())),
-        other => {
+    let store: Arc<dyn Store> = match (&repository.location, &repository.bucket) {
+        (Location::File { root }, _) => Arc::new(PosixStore::new(root.clone())),
+        (_, Some(bucket)) => bucket_store(bucket, policy).map_err(in_table)?,
+        (other, None) => {
             return Err(in_table(
                 Error::new(Kind::Config, format!("this version has no store for {other}"))
-                    .hint("use a url that begins with file:///"),
+                    .hint("use a url that begins with file:/// or s3://"),
             ));
         }
     };
@@ -64,6 +69,11 @@ fn open(repository: &RepositorySettings, cluster: &Cluster) -> Result<Repository
         opening,
         ClusterName::parse(&cluster.name)?,
     ))
+}
+
+fn bucket_store(settings: &BucketSettings, policy: Policy) -> Result<Arc<dyn Store>> {
+    let store = BucketStore::new(settings, policy, UtcTime::now())?;
+    Ok(Arc::new(RetryingStore::new(Arc::new(store), policy)))
 }
 
 fn sealing(recipients: &[String]) -> Result<Sealing> {

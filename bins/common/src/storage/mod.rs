@@ -61,6 +61,32 @@ pub enum Exclusive {
     Unknown,
 }
 
+const EXCLUSIVE_WORDS: [(Exclusive, &str); 6] = [
+    (Exclusive::HardLink, "hard-link"),
+    (Exclusive::RenameNoReplace, "rename-noreplace"),
+    (Exclusive::OExcl, "o-excl"),
+    (Exclusive::IfNoneMatch, "if-none-match"),
+    (Exclusive::InMemory, "in-memory"),
+    (Exclusive::Nothing, "none"),
+];
+
+impl Exclusive {
+    /// The word for it in `repository.json`; `None` if it is not known.
+    pub fn word(self) -> Option<&'static str> {
+        EXCLUSIVE_WORDS
+            .iter()
+            .find_map(|(exclusive, word)| (*exclusive == self).then_some(*word))
+    }
+
+    /// What a word in `repository.json` means; a word of a later version is not known.
+    pub fn from_word(word: &str) -> Self {
+        EXCLUSIVE_WORDS
+            .iter()
+            .find_map(|(exclusive, known)| (*known == word).then_some(*exclusive))
+            .unwrap_or(Self::Unknown)
+    }
+}
+
 impl fmt::Display for Exclusive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
