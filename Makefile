@@ -52,6 +52,7 @@ bench: ## side by side with pg_basebackup, cp and pgbackrest (see docs/benchmark
 test: ## everything below, within 40 minutes on two cores
 	$(install) build lint servers
 	@$(install) versions || echo 'make: going on; the tests say which version they miss'
+	@$(install) emulators || echo 'make: going on; the tests say what they miss'
 	@$(rings) lint unit system
 
 .PHONY: lint
@@ -68,12 +69,14 @@ test-unit: ## pure code, store contract, command lines: no server needed
 test-system: ## stories with real servers
 	$(install) build servers
 	@$(install) versions || echo 'make: going on; the tests say which version they miss'
+	@$(install) emulators || echo 'make: going on; the tests say what they miss'
 	@$(rings) system
 
 .PHONY: test-versions
 test-versions: ## of these, the ones that run with each version of PostgreSQL
 	$(install) build servers
 	@$(install) versions || echo 'make: going on; the tests say which version they miss'
+	@$(install) emulators || echo 'make: going on; the tests say what they miss'
 	@$(rings) versions
 
 ifneq ($(wildcard tests/tests/fault*),)

@@ -23,9 +23,7 @@ pub struct Server {
 impl Server {
     /// Finds a version, Debian's first: it has the client programs too.
     pub fn major(major: u32) -> Option<Server> {
-        let unpacked =
-            env::var_os("PGKEEP_STAND").map_or_else(|| PathBuf::from("/var/cache/pgkeep-stand"), PathBuf::from);
-        [debian_bin(major), unpacked.join(format!("postgresql-{major}/bin"))]
+        [debian_bin(major), directory().join(format!("postgresql-{major}/bin"))]
             .into_iter()
             .find(|bin| bin.join("postgres").is_file())
             .map(|bin| Server { major, bin })
@@ -53,6 +51,11 @@ impl Server {
     pub fn program(&self, name: &str) -> PathBuf {
         self.bin.join(name)
     }
+}
+
+/// Where `tests/stand/install.sh` unpacks what is no package of the system.
+pub fn directory() -> PathBuf {
+    env::var_os("PGKEEP_STAND").map_or_else(|| PathBuf::from("/var/cache/pgkeep-stand"), PathBuf::from)
 }
 
 fn debian_bin(major: u32) -> PathBuf {

@@ -119,10 +119,11 @@ impl BucketSettings {
         }
     }
 
-    fn url(&self, scheme: &str) -> String {
+    /// The place as messages name it.
+    fn url(&self, scheme: &str, bucket: &str) -> String {
         match self.prefix.as_str() {
-            "" => format!("{scheme}://{}", self.bucket),
-            prefix => format!("{scheme}://{}/{prefix}", self.bucket),
+            "" => format!("{scheme}://{bucket}"),
+            prefix => format!("{scheme}://{bucket}/{prefix}"),
         }
     }
 
@@ -140,7 +141,7 @@ impl BucketSettings {
             parts: plain.clone(),
             plain,
             creating,
-            url: self.url("s3"),
+            url: self.url("s3", &self.bucket),
         })
     }
 
@@ -223,7 +224,7 @@ impl BucketSettings {
             creating: store.clone(),
             begin: store.clone(),
             parts: store,
-            url: self.url("gs"),
+            url: self.url("gs", &self.bucket),
         })
     }
 
@@ -252,7 +253,7 @@ impl BucketSettings {
             creating: store.clone(),
             begin: store.clone(),
             parts: store,
-            url: self.url("az"),
+            url: self.url("az", &format!("{account}/{}", self.bucket)),
         })
     }
 }

@@ -28,14 +28,33 @@ pub(super) fn judge(error: object_store::Error, what: impl Into<String>) -> Erro
 
 /// Whether the store surely has no such object: it answered, and did not mean the bucket.
 pub(super) fn is_absent(error: &object_store::Error) -> Option<bool> {
-    let answer = cause::<Answer>(error)?;
+    let Some(answer) = cause::<Answer>(error) else {
+        // In a batch the library reads the answer for each object itself.
+        return matches!(error, object_store::Error::NotFound { .. }).then_some(true);
+    };
     // The answer to HEAD has no body, so what is missing may be the bucket.
     (answer.status == 404).then(|| !answer.code.is_empty() && !is_bucket(&answer.code))
 }
 
-/// Whether the store says that the range lies behind the object's end.
-pub(super) fn is_beyond_the_end(error: &object_store::Error) -> bool {
-    cause::<Answer>(error).is_some_and(|answer| answer.status == 416)
+/// Whether the store, or the library, which looks at the answer, says that the range lies behind the object's end.
+pub(super) fn is_beyond_the_end(error: &object_store::Error) -> Verdict {
+    match cause::<Answer>(error) {
+        Some(answer) if answer.status == 416 => Verdict::Yes,
+        Some(_) => Verdict::No,
+        None if cause::<HttpError>(error).is_some() => Verdict::No,
+        None => Verdict::Look,
+    }
+}
+
+/// An answer that may need a second question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is so.
+    Yes,
+    /// It is not so.
+    No,
+    /// The error does not tell.
+    Look,
 }
 
 /// Whether the store does not know a header that it was sent.

@@ -35,8 +35,11 @@ mod wire;
 pub use connect::{BucketSettings, Classes, Secret, ServerSideEncryption, Service};
 
 use connect::Clients;
-use judge::{is_absent, is_beyond_the_end, is_not_implemented, judge};
+use judge::{Verdict, is_absent, is_beyond_the_end, is_not_implemented, judge};
 use wire::Clock;
+
+/// No store takes an object of this size (5 TB at S3, 190 TB at Azure).
+const MAX_OBJECT_BYTES: u64 = 1 << 48;
 
 /// How names are kept from being taken twice, as far as is known.
 const UNKNOWN: u8 = 0;
@@ -258,6 +261,14 @@ impl BucketStore {
         }
     }
 
+    fn is_beyond_the_end(&self, error: &object_store::Error, key: &Key, from: u64) -> bool {
+        match is_beyond_the_end(error) {
+            Verdict::Yes => true,
+            Verdict::No => false,
+            Verdict::Look => matches!(self.stat(key), Ok(Some(stat)) if stat.size <= from),
+        }
+    }
+
     /// Tries whether the second creator of a name is refused.
     fn probe(&self) -> Result<Exclusive> {
         let mut bytes = [0u8; 8];
@@ -369,7 +380,11 @@ impl Store for BucketStore {
                 None => Err(not_found(self, key)),
             };
         }
-        let range = match length.and_then(|length| from.checked_add(length)) {
+        // Not every store takes an end beyond what an object may have.
+        let end = length
+            .map(|length| from.saturating_add(length))
+            .filter(|end| *end <= MAX_OBJECT_BYTES);
+        let range = match end {
             Some(end) => Some(GetRange::Bounded(from..end)),
             None if from > 0 => Some(GetRange::Offset(from)),
             None => None,
@@ -389,8 +404,8 @@ impl Store for BucketStore {
                     piece: Bytes::new(),
                 }))
             }
-            Err(error) if is_beyond_the_end(&error) => Ok(Box::new(io::empty())),
             Err(error) if is_absent(&error) == Some(true) => Err(not_found(self, key)),
+            Err(error) if self.is_beyond_the_end(&error, key, from) => Ok(Box::new(io::empty())),
             Err(error) => Err(judge(error, format!("read {}", self.describe(Some(key))))),
         }
     }
