@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cluster::Cluster;
+use crate::s3::S3;
 use crate::scratch::Scratch;
 use crate::tool::{self, Tool};
 
@@ -19,6 +20,7 @@ pub struct RepoOptions {
     name: String,
     encrypted: bool,
     keyless: bool,
+    elsewhere: Option<(String, PathBuf)>,
     lines: Vec<String>,
 }
 
@@ -29,6 +31,7 @@ impl RepoOptions {
             name: name.into(),
             encrypted: false,
             keyless: false,
+            elsewhere: None,
             lines: Vec::new(),
         }
     }
@@ -43,6 +46,26 @@ impl RepoOptions {
     pub fn keyless(mut self) -> RepoOptions {
         self.keyless = true;
         self.encrypted()
+    }
+
+    /// Puts it at a URL; `dir` is where its objects are files, if they are.
+    pub fn at(mut self, url: &str, dir: &Path) -> RepoOptions {
+        self.elsewhere = Some((url.into(), dir.into()));
+        self
+    }
+
+    /// Puts it into a bucket of an S3 server, below its own name.
+    pub fn in_s3(self, s3: &S3, bucket: &str, credentials: &Path) -> RepoOptions {
+        let (url, dir) = (
+            format!("s3://{bucket}/{}", self.name),
+            s3.root.join(bucket).join(&self.name),
+        );
+        self.at(&url, &dir)
+            .line(&format!("endpoint = {}", quoted(&s3.endpoint())))
+            .line(&format!(
+                "credentials_file = {}",
+                quoted(&credentials.to_string_lossy())
+            ))
     }
 
     /// Adds a line to its table, such as `required = false`.
@@ -127,8 +150,14 @@ impl Site {
 
     /// Adds a repository; its directory is there, empty.
     pub fn repository(self, options: RepoOptions) -> Site {
-        let dir = self.dir.join(format!("repository-{}", options.name));
-        crate::account::create_dir(&dir, 0o700);
+        let dir = match &options.elsewhere {
+            Some((_, dir)) => dir.clone(),
+            None => {
+                let dir = self.dir.join(format!("repository-{}", options.name));
+                crate::account::create_dir(&dir, 0o700);
+                dir
+            }
+        };
         let mut repo = Repo {
             name: options.name.clone(),
             dir,
@@ -149,11 +178,11 @@ impl Site {
     }
 
     fn add(mut self, repo: Repo, options: &RepoOptions) -> Site {
-        let mut table = format!(
-            "[repository.{}]\nurl = {}\n",
-            repo.name,
-            quoted(&format!("file://{}", repo.dir.display()))
-        );
+        let url = match &options.elsewhere {
+            Some((url, _)) => url.clone(),
+            None => format!("file://{}", repo.dir.display()),
+        };
+        let mut table = format!("[repository.{}]\nurl = {}\n", repo.name, quoted(&url));
         if let (Some(recipient), Some(identity)) = (&repo.recipient, &repo.identity) {
             let identity = format!(", identity_file = {}", quoted(&identity.to_string_lossy()));
             let identity = if options.keyless { "" } else { &identity };
