@@ -20,6 +20,7 @@ help: ## list the targets
 	@awk -F ':.*## ' -v absent=' $(absent) ' '/^[a-z-]+:.*## / && !index(absent, " " $$1 " ") { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  PGKEEP_MUST_HAVE=15,17  without these versions of PostgreSQL tests fail; others are skipped if absent'
+	@echo '  PGKEEP_ALL=1            the long variants too: 5 GB, 100,000 files, every place of damage, a kill at every call'
 	@echo '  PGKEEP_SEED=N           chooses the seeded share of the faults; a run prints its own'
 	@echo '  PGKEEP_KEEP=1           keep scratch directories (below /var/tmp/pgkeep-tests or PGKEEP_SCRATCH)'
 	@echo '  PGKEEP_STAND=DIR        where servers are unpacked (/var/cache/pgkeep-stand)'
@@ -51,8 +52,7 @@ bench: ## side by side with pg_basebackup, cp and pgbackrest (see docs/benchmark
 .PHONY: test
 test: ## everything below, within 40 minutes on two cores
 	$(install) build lint servers
-	@$(install) versions || echo 'make: going on; the tests say which version they miss'
-	@$(install) emulators || echo 'make: going on; the tests say what they miss'
+	@$(install) versions clients emulators || echo 'make: going on; the tests say what they miss'
 	@$(rings) lint unit system
 
 .PHONY: lint
@@ -68,15 +68,13 @@ test-unit: ## pure code, store contract, command lines: no server needed
 .PHONY: test-system
 test-system: ## stories with real servers
 	$(install) build servers
-	@$(install) versions || echo 'make: going on; the tests say which version they miss'
-	@$(install) emulators || echo 'make: going on; the tests say what they miss'
+	@$(install) versions clients emulators || echo 'make: going on; the tests say what they miss'
 	@$(rings) system
 
 .PHONY: test-versions
 test-versions: ## of these, the ones that run with each version of PostgreSQL
 	$(install) build servers
-	@$(install) versions || echo 'make: going on; the tests say which version they miss'
-	@$(install) emulators || echo 'make: going on; the tests say what they miss'
+	@$(install) versions clients emulators || echo 'make: going on; the tests say what they miss'
 	@$(rings) versions
 
 ifneq ($(wildcard tests/tests/fault*),)

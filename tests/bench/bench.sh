@@ -303,9 +303,11 @@ make_wal() {
     for name in "${wal[@]}"; do as_owner cp "$base/plain/$name" "$pushing/pg_wal/"; done
 }
 
+# What works in the background may remove a file first.
+empty_of_files() { find "$@" -ignore_readdir_race -type f -delete; }
 forget_wal() { # CANDIDATE
     find "$base/$1/repository" -regextype posix-extended -regex '.*/[0-9A-F]{24}[.-][^/]*' -delete
-    find "$base/$1/spool" -type f -delete
+    empty_of_files "$base/$1/spool"
 }
 ready() { as_owner sh -c "for one in $*; do : >$pushing/pg_wal/archive_status/\$one.ready; done"; }
 unready() { rm -f "$pushing"/pg_wal/archive_status/*; }
@@ -399,7 +401,7 @@ part_get() {
     done
     # shellcheck disable=SC2046
     for ((round = 1; round <= rounds; round++)); do
-        find "$base/default/spool" "$base/pgbackrest/spool" -type f -delete
+        empty_of_files "$base/default/spool" "$base/pgbackrest/spool"
         as_owner $(get_ours "$(pgkeep default)" "${wal[0]}" "$to")
         fetched_ahead "$base/default/spool"
         as_owner $(get_peer "$base/pgbackrest-async.conf" "${wal[0]}" "$to")
@@ -420,7 +422,7 @@ part_get() {
 # Replays all segments from a copy of the old cluster and notes the time between the first and the last that it asked for.
 recover() { # CANDIDATE ROUND RESTORE_COMMAND
     local span again=$base/again
-    find "$base"/{default,pgbackrest}/spool -type f -delete
+    empty_of_files "$base"/{default,pgbackrest}/spool
     as_owner cp -a "$base/old" "$again"
     as_owner touch "$again/recovery.signal"
     as_owner tee -a "$again/postgresql.conf" >/dev/null <<EOF

@@ -103,6 +103,12 @@ impl Drop for Directory {
     }
 }
 
+/// Copies a directory with owners, modes, times and links, as a snapshot does; `to` is new.
+pub fn copy_dir(from: &Path, to: &Path) {
+    let copy = crate::Tool::program("cp").arg("-a").arg(from).arg(to).as_root();
+    copy.run().expect_code(0);
+}
+
 /// A directory of this process where the servers' account can run programs; the next test process removes it.
 pub(crate) fn programs_dir() -> &'static Path {
     static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {

@@ -1,7 +1,7 @@
 //! Which servers there are, and how a test says that it cannot run here.
 //!
-//! Knows the two places that `tests/stand/install.sh` fills: Debian's PostgreSQL 15 with all its programs, and unpacked
-//! servers of 13 to 18 that have only initdb, pg_ctl and postgres. Promises that no test passes silently without its
+//! Knows the places that `tests/stand/install.sh` fills: Debian's PostgreSQL 15 with all its programs, unpacked servers of
+//! 13 to 18 that have only initdb, pg_ctl and postgres, and client programs of 17 and 18. Promises that no test passes silently without its
 //! server: it prints `SKIPPED: ...`, which the Makefile counts, or fails where PGKEEP_MUST_HAVE names the version.
 
 use std::env;
@@ -50,6 +50,32 @@ impl Server {
     /// One of the version's own programs: initdb, pg_ctl, postgres; with Debian's 15 every other too.
     pub fn program(&self, name: &str) -> PathBuf {
         self.bin.join(name)
+    }
+
+    /// A client program of this very version (pg_verifybackup, pg_dump, pg_waldump, pg_amcheck, pg_checksums, ...), where
+    /// there is one: Debian's for 15, unpacked ones for 17 and 18, none for the others.
+    pub fn client(&self, name: &str) -> Option<PathBuf> {
+        [
+            &self.bin,
+            &debian_bin(self.major),
+            &directory().join(format!("clients-{}/bin", self.major)),
+        ]
+        .into_iter()
+        .map(|bin| bin.join(name))
+        .find(|path| path.is_file())
+    }
+
+    /// [`Server::client`], or says that the calling test is skipped.
+    pub fn need_client(&self, name: &str) -> Option<PathBuf> {
+        let found = self.client(name);
+        if found.is_none() {
+            skipped(&format!(
+                "{name} of PostgreSQL {} is not here; tests/stand/install.sh clients fetches those of 17 and 18, and \
+                 says what it lacks",
+                self.major
+            ));
+        }
+        found
     }
 }
 

@@ -143,6 +143,13 @@ pub fn wait_paused(cluster: &Cluster) {
     wait_until("recovery has paused at its target", PATIENCE, paused);
 }
 
+/// A document of the repository as a later pgkeep may write it: in format 2.
+pub fn newer_format(document: &str) -> String {
+    let newer = document.replace("\"format\":1", "\"format\":2");
+    assert_ne!(document, newer, "{document}");
+    newer
+}
+
 /// Whether the heavy variants run: `PGKEEP_ALL=1`.
 pub fn all() -> bool {
     std::env::var("PGKEEP_ALL").is_ok_and(|all| all == "1")

@@ -1,20 +1,22 @@
 #!/bin/bash
 # Installs what building and testing pgkeep takes, on a bare Debian 12, as root.
 #
-#   tests/stand/install.sh [GROUP | VERSION]...      default: build servers versions
+#   tests/stand/install.sh [GROUP | VERSION]...      default: build servers versions clients
 #
 #   build     C compiler, make, pkg-config; a cargo where none is (Debian's cargo-web)
 #   lint      rustfmt and clippy for Debian's cargo; other toolchains bring their own
 #   servers   PostgreSQL 15 with its client programs and contrib; zstd, age, tar, strace
 #   versions  servers of PostgreSQL 13 to 18, without client programs
 #   13 .. 18  one of these
+#   clients   programs of PostgreSQL 17 and 18 (pg_verifybackup, pg_dump, pg_waldump, ...) from newer Debian releases
 #   emulators object stores: moto (S3 with versions, storage classes, object lock), Azurite (Azure)
 #   peers     what `make bench` compares with: pgbackrest, valgrind
 #
 # Idempotent, and quick when everything is there: package lists are only fetched when a package is missing. Packages and
 # registries come from where the machine has them configured. No cluster is created or started, and existing ones are
 # left alone. Versions go below /var/cache/pgkeep-stand (or PGKEEP_STAND), readable by the user postgres. What cannot be
-# had is said and the rest goes on; the exit code is 1 if anything is missing that was asked for by name.
+# had is said and the rest goes on; the exit code is 1 if anything is missing that was asked for by name. Programs of
+# newer releases are unpacked there too, with the libraries they need: the machine's own packages and lists do not change.
 set -uo pipefail
 
 stand=${PGKEEP_STAND:-/var/cache/pgkeep-stand}
@@ -32,6 +34,12 @@ declare -A released=(
 versions=(13 14 15 16 17 18)
 moto=5.2.5
 azurite=3.37.0
+
+# Debian's releases that have the programs of versions newer than Debian 12's, the first to be tried first.
+declare -A suites=([17]='trixie' [18]='forky sid')
+# What tests run of them; each is run once before it counts as there.
+client_programs=(pg_dump pg_dumpall pg_restore psql pg_basebackup pg_verifybackup pg_combinebackup pg_amcheck)
+server_programs=(pg_waldump pg_checksums pg_controldata)
 
 say() { echo "install: $*"; }
 warn() { echo "install: $*" >&2; }
@@ -196,6 +204,103 @@ emulators() {
 
 peers() { packages pgbackrest valgrind; }
 
+# Where the programs of a version are, or will be.
+client_place() { echo "$stand/clients-$1"; }
+
+# Whether all programs of a version run from a place.
+clients_run() {
+    local major=$1 place=$2 name
+    for name in "${client_programs[@]}" "${server_programs[@]}"; do
+        [[ $("$place/bin/$name" --version 2>&1 </dev/null) == *") $major"[.a-z]* ]] || {
+            echo "$place/bin/$name does not run"
+            return 1
+        }
+    done
+}
+
+# The mirror that apt has configured for the release this machine runs.
+mirror() {
+    local release
+    # shellcheck disable=SC1091 # every Debian has it
+    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    # shellcheck disable=SC2016 # apt fills these in
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Release: $release" 'Component: main' | head -n 1
+}
+
+# Packages of another release, unpacked into $2/tree: apt with lists and a state of its own, which knows no installed
+# package. The libraries are those that the client programs depend on; those of the server program are among them.
+fetch_release() {
+    local suite=$1 beside=$2 major=$3 from keyring=/usr/share/keyrings/debian-archive-keyring.gpg names package
+    from=$(mirror) && [[ -n $from ]] || {
+        echo "apt has no mirror configured"
+        return 1
+    }
+    rm -rf "${beside:?}"/* && mkdir -p "$beside"/{state/lists/partial,cache/archives/partial,debs,tree} || return 1
+    : >"$beside/status"
+    [[ -e $keyring ]] && keyring=" signed-by=$keyring" || keyring=
+    echo "deb [target=Packages$keyring] $from $suite main" >"$beside/sources.list"
+    local options=(-q -o "Dir::State=$beside/state" -o "Dir::State::status=$beside/status" -o "Dir::Cache=$beside/cache"
+        -o "Dir::Etc::sourcelist=$beside/sources.list" -o Dir::Etc::sourceparts=/dev/null
+        -o Dir::Etc::preferencesparts=/dev/null -o Dir::Etc::preferences=/dev/null
+        -o APT::Sandbox::User=root -o APT::Update::Error-Mode=any -o Acquire::Languages=none -o Acquire::Retries=3)
+    apt-get "${options[@]}" update </dev/null || return 1
+    mapfile -t names < <(apt-cache "${options[@]}" depends --recurse --no-recommends --no-suggests --no-conflicts \
+        --no-breaks --no-replaces --no-enhances "postgresql-client-$major" | grep -E '^lib' | grep -vE '^lib(perl|gdbm|db[0-9])')
+    (cd "$beside/debs" && apt-get "${options[@]}" download "postgresql-$major" "postgresql-client-$major" "${names[@]}" \
+        </dev/null) || return 1
+    for package in "$beside"/debs/*.deb; do
+        dpkg-deb -x "$package" "$beside/tree" || return 1
+    done
+}
+
+# Keeps the programs and libraries of a tree. What is called is a script beside them: it runs the program with the tree's
+# own loader, for the C library of this machine is older. pg_verifybackup looks for pg_waldump where it was called.
+arrange_clients() {
+    local beside=$1 major=$2 to=$1/ready loader name
+    mkdir -p "$to"/{bin,programs,lib} || return 1
+    find "$beside/tree" -path '*/lib/*-linux-gnu/*' -prune -name '*.so*' -exec cp -a -t "$to/lib" {} +
+    loader=$(cd "$to/lib" && find . -name 'ld-linux*.so*' -printf '%f\n' | head -n 1)
+    [[ -n $loader ]] || return 1
+    for name in "${client_programs[@]}" "${server_programs[@]}"; do
+        cp "$beside/tree/usr/lib/postgresql/$major/bin/$name" "$to/programs/$name" || return 1
+        cat >"$to/bin/$name" <<EOF
+#!/bin/sh
+here=\$(dirname "\$(dirname "\$(readlink -f "\$0")")")
+exec "\$here/lib/$loader" --library-path "\$here/lib" --argv0 "\$here/bin/$name" "\$here/programs/$name" "\$@"
+EOF
+    done
+    chmod -R u+w,a+rX "$to" && chmod 0755 "$to/bin"/* && clients_run "$major" "$to"
+}
+
+# The programs of one version, unpacked beside their place and renamed there, so that they are whole or absent.
+client() {
+    local major=$1 place beside suite
+    place=$(client_place "$major")
+    clients_run "$major" "$place" >/dev/null 2>&1 && return 0
+    mkdir -p "$stand" && chmod 0755 "$stand" && beside=$(mktemp -d "$stand/.new-XXXXXX") || return 1
+    for suite in ${suites[$major]}; do
+        if { fetch_release "$suite" "$beside" "$major" && arrange_clients "$beside" "$major"; } >"$log" 2>&1; then
+            rm -rf "$place" && mv "$beside/ready" "$place"
+            break
+        fi
+    done
+    rm -rf "$beside"
+    if ! clients_run "$major" "$place" >/dev/null 2>&1; then
+        tail -n 5 "$log" >&2
+        warn "programs of PostgreSQL $major (${suites[$major]}) cannot be had here"
+        return 1
+    fi
+    say "$("$place/bin/pg_verifybackup" --version) with $((${#client_programs[@]} + ${#server_programs[@]} - 1)) more programs"
+}
+
+clients() {
+    local major result=0
+    for major in 17 18; do
+        client "$major" || result=1
+    done
+    return $result
+}
+
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
 # Installations that run at the same time wait for each other. Not below the cache: it need not be there yet.
@@ -210,14 +315,16 @@ for what in "${@:-default}"; do
     peers) peers || result=1 ;;
     emulators) emulators || result=1 ;;
     versions) all_versions || result=1 ;;
+    clients) clients || result=1 ;;
     1[345678]) version "$what" || result=1 ;;
     default)
         build || result=1
         servers || result=1
         all_versions || true
+        clients || true
         ;;
     *)
-        warn "unknown: $what (build, lint, servers, versions, 13 to 18, emulators, peers)"
+        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, peers)"
         exit 2
         ;;
     esac

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use archive_stand::{Archive, Dice, change_system, get, incompressible, push};
+use system_tests::scratch::copy_dir;
 use system_tests::{Cluster, Options, RepoOptions, Scratch, Server, Site, Stop, account, each_major, mutilate};
 
 fn identity_of(path: &Path) -> (u64, i64, u64) {
@@ -328,6 +329,58 @@ fn a_server_archives_through_a_crash_without_losing_or_doubling_a_segment(server
     cluster.stop(Stop::Fast);
 }
 
+each_major!(a_cluster_put_back_to_an_earlier_state_overwrites_nothing_and_is_not_taken_for_stored: 15 18);
+fn a_cluster_put_back_to_an_earlier_state_overwrites_nothing_and_is_not_taken_for_stored(server: &Server) {
+    let scratch = Scratch::new("put_back");
+    let cluster = Cluster::create(&scratch, server, Options::default());
+    let site = Site::with_repository(&scratch, &cluster);
+    site.tool("init").run().expect_code(0);
+    // The test is the archiver.
+    cluster.conf(&["archive_mode = on", "archive_command = 'false'"]);
+    let aside = scratch.path("aside");
+    cluster.start();
+    cluster.stop(Stop::Fast);
+    copy_dir(cluster.data(), &aside);
+    let write = |what: &str| -> Vec<String> {
+        cluster.start();
+        let segment = |n| {
+            cluster.sql(&format!("CREATE TABLE {what}{n} AS SELECT '{what}' AS t"));
+            cluster.switch_wal()
+        };
+        let names = (0..4).map(segment).collect();
+        cluster.stop(Stop::Immediate);
+        names
+    };
+    let names = write("first");
+    push(&site, cluster.data(), &names[0]).run().expect_code(0);
+    let remembered = markers(&site);
+    assert!(
+        names[1..].iter().all(|name| remembered.contains(name)),
+        "{remembered:?}"
+    );
+    let identities = || {
+        names
+            .iter()
+            .map(|name| identity_of(&site.repo().wal(name)))
+            .collect::<Vec<_>>()
+    };
+    let stored = identities();
+
+    mutilate::remove(cluster.data());
+    copy_dir(&aside, cluster.data());
+    assert_eq!(write("other"), names, "the same timeline is written again");
+    for name in &names {
+        push(&site, cluster.data(), name)
+            .run()
+            .expect_code(1)
+            .expect_said(name)
+            .expect_said("holds other content")
+            .expect_said(&sha256(&cluster.data().join("pg_wal").join(name)));
+    }
+    assert_eq!(identities(), stored);
+    assert!(site.repo().matching("/damaged/").is_empty());
+}
+
 each_major!(every_segment_has_a_map_that_names_its_content: 15 18);
 fn every_segment_has_a_map_that_names_its_content(server: &Server) {
     let archive = Archive::clear(server, 2);
@@ -353,8 +406,8 @@ fn every_segment_has_a_map_that_names_its_content(server: &Server) {
     archive.expect_whole(&data, name);
 }
 
-/// A 16 MiB cluster's directory and its segments, which cannot be compressed.
-fn large(server: &Server, encrypted: bool) -> (Archive16, Vec<String>) {
+/// A cluster's directory and its segments of 16 MiB, which cannot be compressed.
+fn large(server: &Server, encrypted: bool) -> (Large, Vec<String>) {
     let scratch = Scratch::new("large");
     let cluster = Cluster::create(&scratch, server, Options::default());
     let mut local = RepoOptions::new("local");
@@ -378,7 +431,7 @@ fn large(server: &Server, encrypted: bool) -> (Archive16, Vec<String>) {
         names.push(name);
     }
     (
-        Archive16 {
+        Large {
             site,
             data: cluster.data().to_owned(),
             _cluster: cluster,
@@ -387,7 +440,7 @@ fn large(server: &Server, encrypted: bool) -> (Archive16, Vec<String>) {
     )
 }
 
-struct Archive16 {
+struct Large {
     site: Site,
     data: PathBuf,
     _cluster: Cluster,

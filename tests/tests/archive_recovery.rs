@@ -2,15 +2,14 @@
 //! must stay useful while the repository is away.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
-mod archive_stand;
-
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use archive_stand::mounts::Mounted;
+use system_tests::mounts::Mounted;
+use system_tests::scratch::copy_dir;
 use system_tests::wait::PATIENCE;
-use system_tests::{Cluster, Options, Scratch, Server, Site, Stop, Tool, account, each_major, mutilate, wait_until};
+use system_tests::{Cluster, Options, Scratch, Server, Site, Stop, account, each_major, mutilate, wait_until};
 
 /// A copy of a stopped cluster, and a repository with the WAL that it wrote afterwards: rounds of rows 1 to 4.
 struct Story {
@@ -40,7 +39,7 @@ impl Story {
         cluster.switch_wal();
         cluster.stop(Stop::Fast);
         let base = scratch.path("base");
-        copy(cluster.data(), &base);
+        copy_dir(cluster.data(), &base);
         cluster.start();
         let mut segments = Vec::new();
         for round in 1..=ROUNDS {
@@ -61,22 +60,12 @@ impl Story {
     /// A fresh copy that is about to recover from the repository.
     fn copy(&self, name: &str, standby: bool) -> Cluster {
         let data = self.scratch.path(name);
-        copy(&self.base, &data);
+        copy_dir(&self.base, &data);
         let cluster = Cluster::adopt(&self.scratch, &self.server, &data);
         cluster.conf(&["archive_mode = off", "wal_retrieve_retry_interval = 100ms"]);
         self.site.recover(&cluster, standby);
         cluster
     }
-}
-
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    Tool::program("cp")
-        .arg("-a")
-        .arg(from)
-        .arg(to)
-        .as_root()
-        .run()
-        .expect_code(0);
 }
 
 fn rounds(cluster: &Cluster) -> String {
@@ -140,29 +129,68 @@ fn recovery_never_ends_before_the_archive_does(server: &Server) {
 each_major!(a_standby_waits_for_its_repository_and_goes_on: 15 18);
 fn a_standby_waits_for_its_repository_and_goes_on(server: &Server) {
     let story = Story::new(server);
-    let dir = &story.site.repo().dir;
-    mutilate::chmod(dir, 0);
-    let standby = story.copy("standby", true);
-    standby.start_without_waiting();
-    wait_until("the standby asks again and again", PATIENCE, || {
-        standby.log().matches("Permission denied").count() > 5
-    });
-    assert!(
-        standby.is_running() && !standby.log().contains(OPENED),
-        "{}",
-        standby.log()
-    );
-    mutilate::chmod(dir, 0o700);
-    standby.wait_ready(PATIENCE);
-    wait_until("the standby has all rounds", PATIENCE, || {
-        rounds(&standby) == ROUNDS.to_string()
-    });
-    mutilate::chmod(dir, 0);
-    let start = Instant::now();
-    standby.promote();
-    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
-    standby.sql("INSERT INTO rounds VALUES (0)");
-    mutilate::chmod(dir, 0o700);
+    let dir = story.site.repo().dir.clone();
+    let aside = story.scratch.path("aside");
+    let object = story.site.repo().wal(&story.segments[2]);
+    let config = fs::read_to_string(&story.site.config).unwrap();
+    let spool = story.site.dir.join("spool");
+    let configure = |text: &str| account::write(&story.site.config, text, 0o600);
+    type Turn<'a> = &'a dyn Fn();
+    let failures: [(&str, &str, Turn<'_>, Turn<'_>); 4] = [
+        ("unreadable", "Permission denied", &|| mutilate::chmod(&dir, 0), &|| {
+            mutilate::chmod(&dir, 0o700)
+        }),
+        (
+            "unmounted",
+            "does not exist",
+            &|| fs::rename(&dir, &aside).unwrap(),
+            &|| fs::rename(&aside, &dir).unwrap(),
+        ),
+        (
+            "corrupt",
+            &story.segments[2],
+            &|| mutilate::flip_middle_bit(&object),
+            &|| mutilate::flip_middle_bit(&object),
+        ),
+        (
+            "misconfigured",
+            "unknown key \"patients\"",
+            &|| configure(&config.replace("patience", "patients")),
+            &|| configure(&config),
+        ),
+    ];
+    for (name, words, break_it, mend_it) in failures {
+        // What was fetched ahead before would hide the failure.
+        fs::remove_dir_all(&spool).unwrap();
+        account::create_dir(&spool, 0o700);
+        break_it();
+        let standby = story.copy(name, true);
+        standby.start_without_waiting();
+        let complaint = |line: &&str| line.starts_with("archive-get: ") && line.contains(words);
+        wait_until("the standby asks again and again", PATIENCE, || {
+            standby.log().lines().filter(complaint).count() > 5
+        });
+        assert!(
+            standby.is_running() && !standby.log().contains(OPENED),
+            "{name}\n{}",
+            standby.log()
+        );
+        mend_it();
+        standby.wait_ready(PATIENCE);
+        wait_until("the standby has all rounds", PATIENCE, || {
+            rounds(&standby) == ROUNDS.to_string()
+        });
+        assert!(standby.in_recovery(), "{name}\n{}", standby.log());
+        if name != "unreadable" {
+            continue;
+        }
+        break_it();
+        let start = Instant::now();
+        standby.promote();
+        assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+        standby.sql("INSERT INTO rounds VALUES (0)");
+        mend_it();
+    }
 }
 
 each_major!(a_standby_whose_repository_hangs_can_be_promoted: 15 18);

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use archive_stand::{Archive, Dice, all, destination, get_tool, push};
+use archive_stand::{Archive, Dice, destination, get_tool, push};
 use system_tests::stand::need_program;
+use system_tests::story::all;
 use system_tests::{Ran, RepoOptions, Server, Tool, account, each_major, mutilate};
 
 /// What the tools do to file systems; a call that does not occur gets through at once.
@@ -30,6 +31,7 @@ const CALLS: [&str; 11] = [
 /// Runs `tool` killed at one call after the other, `after` each; a sample of the long rows unless all are asked for.
 fn killed_at_each_call(tool: &dyn Fn() -> Tool, calls: &[&str], after: &mut dyn FnMut(&Ran, &str)) {
     let mut dice = Dice::new();
+    let mut killed = 0;
     for call in calls {
         let mut n = 1;
         loop {
@@ -42,10 +44,16 @@ fn killed_at_each_call(tool: &dyn Fn() -> Tool, calls: &[&str], after: &mut dyn 
             if ran.code == Some(0) {
                 break;
             }
+            killed += 1;
             assert!(n < 500, "{call} is called without end\n{}", ran.report());
             n += if all() { 1 } else { 1 + dice.below(n / 3 + 2) };
         }
     }
+    println!("killed {killed} times");
+    assert!(
+        killed >= calls.len(),
+        "killed {killed} times only: does strace reach the tool?"
+    );
 }
 
 each_major!(archive_get_killed_anywhere_leaves_the_whole_file_or_none: 15);

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use system_tests::story::{label, text};
+use system_tests::mounts::Mounted;
+use system_tests::story::{label, newer_format, text};
 use system_tests::wait::PATIENCE;
 use system_tests::{
     Options, Ran, RepoOptions, Scratch, Server, Site, Stop, Story, Tool, account, mutilate, wait_until,
@@ -173,37 +174,26 @@ fn a_repository_that_is_not_ours_or_not_there_takes_no_backup() {
 
     story.step("permissions are wrong");
     mutilate::chmod(&repo.dir, 0o000);
-    let ran = story.tool("base-backup").run();
-    mutilate::chmod(&repo.dir, 0o700);
-    assert!(matches!(ran.code, Some(1 | 2)), "{}", ran.report());
-    assert!(
-        ran.stderr.contains(&text(&repo.dir)) && ran.stderr.contains("ermission denied"),
-        "{}",
-        ran.report()
+    refused(
+        &story,
+        &story.tool("base-backup"),
+        1,
+        &[&text(&repo.dir), "Permission denied"],
     );
-    assert_eq!(story.committed(), Vec::<String>::new());
+    mutilate::chmod(&repo.dir, 0o700);
 
     story.step("the directory is gone");
     let aside = story.scratch.path("aside");
     fs::rename(&repo.dir, &aside).unwrap();
-    let ran = story.tool("base-backup").run();
-    assert!(matches!(ran.code, Some(1 | 2 | 75)), "{}", ran.report());
-    assert!(
-        ran.stderr.contains(&text(&repo.dir)) && ran.stderr.contains("mounted"),
-        "{}",
-        ran.report()
-    );
+    refused(&story, &story.tool("base-backup"), 1, &[&text(&repo.dir), "mounted"]);
     assert!(!repo.dir.exists(), "the missing mount point is not made up");
     fs::rename(&aside, &repo.dir).unwrap();
 
     story.step("a newer format");
     let original = fs::read_to_string(&identity).unwrap();
-    let newer = original
-        .replace("\"format\": 1", "\"format\": 2")
-        .replace("\"format\":1", "\"format\":2");
-    assert_ne!(original, newer, "{original}");
-    account::write(&identity, &newer, 0o400);
-    refused(&story, &story.tool("base-backup"), 1, &["format", "2", "local"]);
+    account::write(&identity, newer_format(&original), 0o400);
+    let cause = "no repository is left that can take this backup: repository \"local\": ";
+    refused(&story, &story.tool("base-backup"), 1, &["format", "2", cause]);
 
     story.step("another repository in the same place");
     let scratch = &story.scratch;
@@ -232,15 +222,8 @@ fn another_cluster_s_repository_takes_no_backup() {
         .cluster_line("archive_wait = \"2s\"");
     site.archive(&other);
     other.start();
-    let ran = site.tool("base-backup").run();
-    assert!(matches!(ran.code, Some(1 | 2)), "{}", ran.report());
     let identifier = other.system_identifier();
-    assert!(
-        ran.stderr.contains(&identifier) && ran.stderr.contains("local"),
-        "{}",
-        ran.report()
-    );
-    assert_eq!(story.committed(), Vec::<String>::new());
+    refused(&story, &site.tool("base-backup"), 1, &[&identifier, "\"local\""]);
 }
 
 #[test]
@@ -254,13 +237,17 @@ fn a_backup_killed_at_any_moment_leaves_none_and_the_next_succeeds_at_once() {
         ("the first bundle is stored", &|| !repo.matching(".tar.zst").is_empty()),
         ("the manifest is stored", &|| !repo.matching("manifest.zst").is_empty()),
     ];
+    let mut killed = 0;
     for (title, reached) in moments {
         story.step(title);
         let mut running = story.tool("base-backup").spawn();
         wait_until(title, PATIENCE, || !running.is_running() || reached());
         let ran = running.kill9();
-        if ran.signal == Some(9) {
-            assert_eq!(story.committed(), Vec::<String>::new(), "{}", ran.report());
+        // Killed behind its last write it is a backup, and a whole one.
+        match (ran.signal, story.committed().as_slice()) {
+            (Some(9), []) => killed += 1,
+            (_, [whole]) => drop(story.restored(&format!("whole {title}"), &["--backup", whole, "--target-immediate"])),
+            (_, committed) => panic!("{committed:?}\n{}", ran.report()),
         }
         story.step("nothing is listed as a backup, and the next is not held up");
         let info = story.tool("info").args(["--format", "json"]).run();
@@ -272,6 +259,8 @@ fn a_backup_killed_at_any_moment_leaves_none_and_the_next_succeeds_at_once() {
             fs::remove_dir_all(repo.path(&format!("backup/{label}"))).unwrap();
         }
     }
+    // The last moments are short; on a quick machine the backup is through before the kill.
+    assert!(killed >= 2, "only {killed} left no backup");
     story.step("the last of them would have been good");
     let end = story.cluster.checksum("postgres");
     story.backup();
@@ -287,33 +276,6 @@ fn staged(directory: &Path) -> bool {
     })
 }
 
-/// A small file system; unmounted when the test is over.
-struct Tmpfs(std::path::PathBuf);
-
-impl Tmpfs {
-    fn mount(place: &Path, size: &str) -> Option<Tmpfs> {
-        if !account::is_root() {
-            system_tests::stand::skipped("only root can mount a tmpfs");
-            return None;
-        }
-        let options = format!("size={size},mode=0700");
-        Tool::program("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(place)
-            .as_root()
-            .run()
-            .expect_code(0);
-        account::give(place);
-        Some(Tmpfs(place.to_path_buf()))
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        Tool::program("umount").arg("-l").arg(&self.0).as_root().run();
-    }
-}
-
 #[test]
 fn a_full_disk_ends_the_backup_says_so_and_leaves_none() {
     let Some(server) = Server::need(15) else { return };
@@ -322,7 +284,7 @@ fn a_full_disk_ends_the_backup_says_so_and_leaves_none() {
         let site = site
             .repository(RepoOptions::new("local"))
             .cluster_line("archive_wait = \"5s\"");
-        disk = Tmpfs::mount(&site.repo().dir, "10m");
+        disk = Mounted::tiny(&site.repo().dir, 10 << 10);
         site
     });
     let Some(disk) = disk else { return };
@@ -339,15 +301,10 @@ fn a_full_disk_ends_the_backup_says_so_and_leaves_none() {
     let ours = || story.cluster.query_one("SHOW archive_command").contains("archive-push");
     wait_until("the command is ours again", PATIENCE, ours);
     let ran = refused(&story, &story.tool("base-backup"), 75, &["No space left on device"]);
-    assert!(ran.stderr.contains(&text(&disk.0)), "{}", ran.report());
+    ran.expect_said(&text(&story.site.repo().dir));
 
     story.step("with room again the next backup is good");
-    Tool::program("mount")
-        .args(["-o", "remount,size=200m"])
-        .arg(&disk.0)
-        .as_root()
-        .run()
-        .expect_code(0);
+    disk.resize(200 << 10);
     let end = story.cluster.checksum("postgres");
     story.backup();
     story.archive_all();
@@ -384,6 +341,21 @@ fn damaged_pages_are_named_by_file_and_block_and_the_backup_does_not_count() {
     }
     assert_eq!(story.site.status("base-backup")["exit_code"], 1);
 
+    story.step("a program reads the same");
+    let json = story
+        .tool("base-backup")
+        .args(["--format", "json"])
+        .run()
+        .expect_code(1)
+        .json();
+    assert_eq!(json["backup"]["damaged_pages"], 3, "{json}");
+    assert_eq!(json["backup"]["damage"][0]["path"], format!("data/{path}"), "{json}");
+    assert_eq!(json["backup"]["repositories"][0]["stored"], true, "{json}");
+    assert!(
+        json["complaint"].as_str().unwrap().contains("3 damaged pages"),
+        "{json}"
+    );
+
     story.step("info lists it as damaged");
     let info = story.tool("info").args(["--format", "json"]).run();
     let backups = info.json()["repositories"][0]["backups"].clone();
@@ -401,6 +373,14 @@ fn damaged_pages_are_named_by_file_and_block_and_the_backup_does_not_count() {
         (Some(true), Some(false))
     );
     assert_eq!(of(&damaged)["damaged_pages"], 3);
+    let damage = serde_json::json!([{
+        "path": format!("data/{path}"),
+        "blocks": [{"first": 0, "last": 0}, {"first": 7, "last": 7}, {"first": 100, "last": 100}],
+    }]);
+    assert_eq!(of(&damaged)["damage"], damage);
+    assert_eq!(of(&good)["damage"], serde_json::json!([]));
+    let listed = format!("DAMAGED: {damaged}: data/{path}: blocks 0, 7, 100");
+    story.tool("info").run().expect_code(0).expect_said(&listed);
 
     story.step("restore passes over it, unless it is named");
     story.archive_all();

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use system_tests::story::text;
+use system_tests::story::{newer_format, text};
 use system_tests::wait::PATIENCE;
 use system_tests::{Cluster, Options, Ran, RepoOptions, Server, Story, Tool, account, mutilate, wait_until};
 
@@ -180,48 +180,19 @@ fn a_repository_that_is_not_there_or_too_new_is_said_and_nothing_is_touched() {
     let repo = story.site.repo().clone();
     story.step("permissions");
     mutilate::chmod(&repo.dir, 0o000);
-    let to = story.scratch.path("never");
-    let ran = story.restore_to(&to, &[]).run();
+    refused_untouched(&story, &[], 1, &["Permission denied", &text(&repo.dir)]);
     mutilate::chmod(&repo.dir, 0o700);
-    assert!(
-        matches!(ran.code, Some(1 | 2)) && ran.stderr.contains("ermission denied"),
-        "{}",
-        ran.report()
-    );
-    assert!(
-        ran.stderr.contains(&text(&repo.dir)) && !to.exists(),
-        "{}",
-        ran.report()
-    );
     story.step("gone");
     let aside = story.scratch.path("aside");
     fs::rename(&repo.dir, &aside).unwrap();
-    let ran = story.restore_to(&to, &[]).run();
-    assert!(
-        matches!(ran.code, Some(1 | 2 | 75)) && ran.stderr.contains("mounted"),
-        "{}",
-        ran.report()
-    );
-    assert!(
-        ran.stderr.contains(&text(&repo.dir)) && !to.exists(),
-        "{}",
-        ran.report()
-    );
+    refused_untouched(&story, &[], 1, &["mounted", &text(&repo.dir)]);
     fs::rename(&aside, &repo.dir).unwrap();
     story.step("a newer format of the repository");
     let identity = repo.path("repository.json");
     let original = fs::read_to_string(&identity).unwrap();
-    account::write(&identity, newer(&original), 0o400);
+    account::write(&identity, newer_format(&original), 0o400);
     refused_untouched(&story, &[], 1, &["format", "2", "local"]);
     account::write(&identity, &original, 0o400);
-}
-
-fn newer(document: &str) -> String {
-    let newer = document
-        .replace("\"format\": 1", "\"format\": 2")
-        .replace("\"format\":1", "\"format\":2");
-    assert_ne!(document, newer, "{document}");
-    newer
 }
 
 #[test]
@@ -232,7 +203,7 @@ fn a_backup_of_a_newer_format_is_passed_over_or_refused_by_name() {
     let second = story.backup();
     let document = story.site.repo().path(&format!("backup/{second}/backup.json"));
     let original = fs::read_to_string(&document).unwrap();
-    account::write(&document, newer(&original), 0o400);
+    account::write(&document, newer_format(&original), 0o400);
     let ran = story
         .restore_to(&story.scratch.path("never"), &["--dry-run"])
         .run()
@@ -279,8 +250,11 @@ fn a_damaged_or_missing_object_stops_the_restore_and_is_named() {
             } else {
                 "manifest.zst"
             };
-            let named = ran.stderr.contains(name) || part.contains("tar") && ran.stderr.contains("bundle 1 of ");
-            assert!(named, "{name} is not named\n{}", ran.report());
+            assert!(ran.stderr.contains(name), "{name} is not named\n{}", ran.report());
+            assert!(ran.stderr.contains("repository \"local\""), "{}", ran.report());
+            if part.contains("tar") {
+                assert!(ran.stderr.contains("or restore an earlier backup"), "{}", ran.report());
+            }
             mutilate_back(&path, &bytes);
             if to.exists() {
                 assert!(to.join("pgkeep-restore-unfinished").is_file());
@@ -319,6 +293,7 @@ fn a_restore_killed_midway_leaves_nothing_that_starts() {
     let label = story.backup();
     story.archive_all();
     let to = story.scratch.path("to");
+    let mut killed = 0;
     for (title, below) in [
         ("begun", "pgkeep-restore-unfinished"),
         ("copying", "base"),
@@ -329,6 +304,7 @@ fn a_restore_killed_midway_leaves_nothing_that_starts() {
         wait_until(title, PATIENCE, || !running.is_running() || to.join(below).exists());
         let ran = running.kill9();
         if ran.signal == Some(9) {
+            killed += 1;
             assert!(
                 to.join("pgkeep-restore-unfinished").exists() != to.join("global/pg_control").exists(),
                 "{title}"
@@ -346,6 +322,8 @@ fn a_restore_killed_midway_leaves_nothing_that_starts() {
         }
         fs::remove_dir_all(&to).unwrap();
     }
+    // The end is a short moment; on a quick machine the restore is through before the kill.
+    assert!(killed >= 2, "only {killed} were killed");
 }
 
 #[test]

@@ -161,6 +161,138 @@ fn recovery_ends_at_a_name_at_once_or_at_the_end(server: &Server) {
     assert_eq!(found(&restored), "0 1 2 3 4");
 }
 
+/// The plan that a restore would follow, for programs.
+fn plan(story: &Story, arguments: &[&str]) -> serde_json::Value {
+    let tool = story.restore_to(&story.scratch.path("plan"), &["--dry-run", "--format", "json"]);
+    tool.args(arguments).run().expect_code(0).json()
+}
+
+/// What a restore says that is refused.
+fn refused(story: &Story, arguments: &[&str]) -> String {
+    let to = story.scratch.path("refused");
+    let ran = story.restore_to(&to, arguments).run().expect_code(1);
+    assert!(!to.exists(), "{}", ran.report());
+    ran.stderr
+}
+
+fn expect(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "\"{part}\" is not in\n{text}");
+    }
+}
+
+each_major!(transactions_and_restore_points_are_looked_up_in_the_maps: 13 15 18);
+fn transactions_and_restore_points_are_looked_up_in_the_maps(server: &Server) {
+    let mut moments = Moments::new("lookup", server, plain);
+    moments.story.step("a second backup, and a row behind it");
+    let first = moments.story.committed().remove(0);
+    let label = moments.story.backup();
+    moments.add(5);
+    moments.story.archive_all();
+
+    // Both lie before the newest backup: only the maps tell which one leads there.
+    moments.check("xid", &["--target-xid", &moments.xid[1]], "promote", "0 1 2");
+    moments.check("name", &["--target-name", "row 3"], "pause", "0 1 2 3");
+    let found = plan(&moments.story, &["--target-name", "row 3"]);
+    assert_eq!(found["backup"]["label"], first.as_str(), "{found}");
+    assert_eq!(found["notes"].as_array().unwrap().len(), 0, "{found}");
+    assert_eq!(found["wal"]["to_end"], false, "{found}");
+
+    let next: u64 = moments.xid[4].parse::<u64>().unwrap() + 1000;
+    expect(
+        &refused(&moments.story, &["--target-xid", &next.to_string()]),
+        &[
+            &format!("transaction {next} is not in the archived WAL"),
+            &format!("to {}", moments.xid[4]),
+        ],
+    );
+    expect(
+        &refused(&moments.story, &["--target-name", "rov 3"]),
+        &[
+            "\"rov 3\" is not in the archived WAL",
+            "did you mean \"row 3\"?",
+            "\"row 5\" (",
+        ],
+    );
+    expect(
+        &refused(&moments.story, &["--target-name", "row 3", "--backup", &label]),
+        &["is not in the WAL behind backup", "\"row 5\""],
+    );
+
+    moments
+        .story
+        .step("a name that is used again is reached from the backup behind the first");
+    moments.story.cluster.sql("SELECT pg_create_restore_point('row 3')");
+    moments.story.archive_all();
+    moments.check("again", &["--target-name", "row 3"], "promote", "0 1 2 3 4 5");
+
+    moments
+        .story
+        .step("a map is missing: it cannot be checked, and the plan says so");
+    fs::remove_file(moments.story.site.repos[0].matching(".map.zst").pop().unwrap()).unwrap();
+    let unknown = plan(&moments.story, &["--target-name", "rov 3"]);
+    expect(
+        &unknown["notes"][0].to_string(),
+        &["could not be checked", "no repository holds the map of WAL"],
+    );
+    let known = plan(&moments.story, &["--target-xid", &moments.xid[1]]);
+    assert_eq!(
+        known["backup"]["label"],
+        first.as_str(),
+        "what is found stays found: {known}"
+    );
+}
+
+each_major!(a_time_behind_the_last_commit_ends_with_the_last_record_if_the_archive_covers_it: 15 18);
+fn a_time_behind_the_last_commit_ends_with_the_last_record_if_the_archive_covers_it(server: &Server) {
+    let mut moments = Moments::new("last_commit", server, plain);
+    let clock = format!("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', {TIME})");
+    let late = moments.story.cluster.query_one(&clock);
+    moments.story.step("nothing in the archive is as late as that");
+    expect(
+        &refused(&moments.story, &["--target-time", &late]),
+        &["the archive covers nothing after", "reachable as of", "(timeline 1)"],
+    );
+
+    moments
+        .story
+        .step("a later restore point shows that the archive covers it");
+    moments.story.cluster.sql("SELECT pg_create_restore_point('later')");
+    moments.story.archive_all();
+    let notes = plan(&moments.story, &["--target-time", &late])["notes"].to_string();
+    expect(
+        &notes,
+        &["nothing was committed after the target", &moments.committed[3]],
+    );
+    let restored = moments.story.restored("covered", &["--target-time", &late]);
+
+    moments
+        .story
+        .step("what is committed and archived before the server starts is not replayed");
+    moments.add(5);
+    moments.story.archive_all();
+    restored.start();
+    wait_paused(&restored);
+    assert_eq!(found(&restored), "0 1 2 3 4", "{}", restored.log());
+    drop(restored);
+    moments.check(
+        "exclusive",
+        &["--target-time", &late, "--target-exclusive"],
+        "promote",
+        "0 1 2 3 4",
+    );
+
+    moments.story.step("without maps it goes on and says so");
+    for map in moments.story.site.repos[0].matching(".map.zst") {
+        fs::remove_file(map).unwrap();
+    }
+    let notes = plan(&moments.story, &["--target-time", &late])["notes"].to_string();
+    expect(
+        &notes,
+        &["could not be checked whether a transaction was committed after the target"],
+    );
+}
+
 #[test]
 fn every_kind_of_target_works_with_an_encrypted_repository() {
     let Some(server) = Server::need(15) else { return };
@@ -345,6 +477,18 @@ fn after_two_recoveries_each_timeline_can_be_followed(server: &Server) {
         "4",
     );
 
+    story.step("info's windows are what restore accepts, also where WAL is missing");
+    let whole = windows_are_what_restore_accepts(&story);
+    let timelines: Vec<u64> = whole.iter().map(|(_, timeline)| *timeline).collect();
+    assert_eq!(timelines, [1, 2, 3], "{whole:?}");
+    let second = whole[1].0.clone();
+    let segment = story.site.repo().wal(&second);
+    let aside = story.scratch.path("segment");
+    fs::rename(&segment, &aside).unwrap();
+    let gap = windows_are_what_restore_accepts(&story);
+    assert!(gap.iter().all(|(last, _)| *last != second), "{gap:?}");
+    fs::rename(&aside, &segment).unwrap();
+
     story.step("a timeline that is not there is refused");
     let to = story.scratch.path("nine");
     story
@@ -368,6 +512,37 @@ fn after_two_recoveries_each_timeline_can_be_followed(server: &Server) {
         restored.wait_promoted(PATIENCE);
         assert_eq!(found(&restored), "1 21 31 32 33");
     }
+}
+
+/// Each window that info shows ends exactly where restore begins to refuse.
+fn windows_are_what_restore_accepts(story: &Story) -> Vec<(String, u64)> {
+    let info = story
+        .tool("info")
+        .args(["--format", "json"])
+        .run()
+        .expect_code(0)
+        .json();
+    let windows = info["repositories"][0]["systems"][0]["windows"].clone();
+    let mut found = Vec::new();
+    for window in windows.as_array().unwrap() {
+        let word = |name: &str| window[name].as_str().unwrap().to_owned();
+        let timeline = window["timeline"].as_u64().unwrap();
+        let restore = |lsn: &str, code| {
+            let arguments = ["--backup", &word("label"), "--target-timeline", &timeline.to_string()];
+            let tool = story.restore_to(&story.scratch.path("window"), &arguments);
+            tool.args(["--target-lsn", lsn, "--dry-run"]).run().expect_code(code);
+        };
+        let (high, low) = word("to_lsn")
+            .split_once('/')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .unwrap();
+        let last = format!("{high}/{:X}", u64::from_str_radix(&low, 16).unwrap() - 1);
+        restore(&word("from_lsn"), 0);
+        restore(&last, 0);
+        restore(&word("to_lsn"), 1);
+        found.push((word("last_segment"), timeline));
+    }
+    found
 }
 
 each_major!(a_standby_from_a_backup_follows_the_archive_and_can_be_promoted: 13 15 18);
@@ -402,13 +577,10 @@ fn a_standby_streams_from_the_primary_it_is_told() {
     story.backup();
     let socket = text(&story.cluster.socket_dir());
     let primary = format!(
-        "host={socket} port={} user=postgres application_name='it''s'",
+        "host={socket} port={} user=postgres application_name='it\\'s mine'",
         story.cluster.port()
     );
-    let standby = story.restored(
-        "standby",
-        &["--standby", "--primary-conninfo", &primary.replace("'it''s'", "mine")],
-    );
+    let standby = story.restored("standby", &["--standby", "--primary-conninfo", &primary]);
     standby.start();
     add(&story.cluster, 1);
     // The row is in no archived segment.
@@ -417,7 +589,8 @@ fn a_standby_streams_from_the_primary_it_is_told() {
         story
             .cluster
             .query_one("SELECT application_name FROM pg_stat_replication"),
-        "mine"
+        "it's mine",
+        "quotes and backslashes arrive as they were given"
     );
 }
 

@@ -4,8 +4,10 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use system_tests::scratch::copy_dir;
 use system_tests::stand::debian_program;
 use system_tests::wait::PATIENCE;
 use system_tests::{Cluster, Options, RepoOptions, Scratch, Server, Site, Stop, Tool, account, each_major, mutilate};
@@ -65,14 +67,7 @@ fn a_copied_data_directory_runs_beside_its_original(server: &Server) {
     let before = cluster.checksum("postgres");
     cluster.stop(Stop::Fast);
     let copy = scratch.path("copy");
-    Tool::program("cp")
-        .arg("-a")
-        .arg(cluster.data())
-        .arg(&copy)
-        .under(["env"])
-        .as_root()
-        .run()
-        .expect_code(0);
+    copy_dir(cluster.data(), &copy);
     cluster.start();
 
     let adopted = Cluster::adopt(&scratch, server, &copy);
@@ -268,4 +263,68 @@ fn damage_is_seen_by_the_server_s_own_checker() {
     check.run().expect_code(0);
     mutilate::flip_middle_bit(&file);
     check.run().expect_code(1).expect_said("checksum verification failed");
+}
+
+each_major!(client_programs_work_with_the_server_of_their_version: 15 17 18);
+fn client_programs_work_with_the_server_of_their_version(server: &Server) {
+    let names = ["pg_dump", "pg_restore", "pg_waldump", "pg_amcheck", "pg_checksums"];
+    let mut found = Vec::new();
+    for name in names {
+        let Some(program) = server.need_client(name) else {
+            return;
+        };
+        found.push(program);
+    }
+    let [dump, restore, waldump, amcheck, checksums] = &found[..] else {
+        panic!("{found:?}")
+    };
+    let scratch = Scratch::new("clients");
+    let cluster = Cluster::started(&scratch, server, Options::default());
+    cluster.sql("CREATE TABLE t AS SELECT n, md5(n::text) AS what FROM generate_series(1, 1000) n");
+    cluster.sql("CREATE INDEX ON t (n)");
+    let before = cluster.checksum("postgres");
+    let connected = |program: &PathBuf| {
+        Tool::program(program).arg("-h").arg(cluster.socket_dir()).args([
+            "-p",
+            &cluster.port().to_string(),
+            "-U",
+            "postgres",
+        ])
+    };
+
+    let archive = scratch.path("dump");
+    connected(dump)
+        .args(["-Fc", "-d", "postgres", "-f"])
+        .arg(&archive)
+        .run()
+        .expect_code(0);
+    cluster.sql("CREATE DATABASE copy");
+    connected(restore)
+        .args(["-d", "copy"])
+        .arg(&archive)
+        .run()
+        .expect_code(0);
+    assert_eq!(cluster.checksum("copy"), before);
+
+    cluster.sql("CREATE EXTENSION amcheck");
+    connected(amcheck)
+        .args(["-d", "postgres", "--heapallindexed"])
+        .run()
+        .expect_code(0)
+        .expect_quiet();
+    let segment = cluster.query_one("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    cluster.stop(Stop::Fast);
+    Tool::program(waldump)
+        .args(["-n", "3"])
+        .arg(cluster.data().join("pg_wal").join(segment))
+        .run()
+        .expect_code(0)
+        .expect_said("rmgr: ");
+    Tool::program(checksums)
+        .arg("--check")
+        .arg("-D")
+        .arg(cluster.data())
+        .run()
+        .expect_code(0)
+        .expect_said("Bad checksums:  0");
 }

@@ -16,9 +16,9 @@ use common::postgres::{SegmentName, WalName};
 use common::process;
 use common::repository::Repository;
 
+use crate::call::Call;
 use crate::checked;
-use crate::get::Call;
-use crate::spool::Spool;
+use crate::spool::{self, Spool};
 
 /// Starts the process that fetches `first` and what follows, unless one runs or there is enough in the spool.
 /// A failure here costs speed only.
@@ -92,6 +92,8 @@ pub fn run_child(config: &Config, cluster: &Cluster, only: &[String], first: &st
             scope.spawn(work);
         }
     });
+    // Nobody waits for this process. Its own spool is locked.
+    spool::collect_unused(&config.spool_directory, &cluster.name);
     Ok(())
 }
 

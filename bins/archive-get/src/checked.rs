@@ -10,7 +10,7 @@ use common::postgres::header::HEADER_BYTES;
 use common::postgres::{SegmentHeader, WalName};
 use common::repository::{Repository, wal};
 
-use crate::get::Call;
+use crate::call::Call;
 
 /// Writes the content of a WAL file to `out`; only once this returns well do the bytes count.
 ///

@@ -1,117 +1,21 @@
 //! The steps of a fetch: from the spool if it was fetched ahead, else from the first repository that has it.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::config::{Cluster, Config};
 use common::error::{Context, Error, Kind, Result, chain};
 use common::exit::Verdict;
-use common::open;
-use common::postgres::{ControlFile, SegmentName, SegmentSize, SystemId, TimelineHistory, TimelineId, WalName};
-use common::repository::pins::{Pin, Pins};
-use common::repository::{ClusterName, Repository, wal};
-use common::retry::Policy;
+use common::postgres::{SegmentName, TimelineId, WalName};
+use common::process;
 use common::units::display_duration;
 
-use crate::answer::{self, Fetched, HistoryFetched, Said};
-use crate::checked;
-use crate::histories::Histories;
-use crate::place::Placing;
+use crate::ahead;
+use crate::answer::Fetched;
+use crate::call::{Call, Request};
+use crate::histories;
 use crate::spool::Spool;
-
-/// What every part of one call needs.
-pub struct Call {
-    /// The data directory, absolute.
-    pub data_directory: PathBuf,
-    /// Whose WAL.
-    pub system: SystemId,
-    /// The size of its segments.
-    pub segment_size: SegmentSize,
-    /// The cluster's name.
-    pub cluster: ClusterName,
-    /// What this host remembers of the repositories.
-    pub pins: Pins,
-}
-
-impl Call {
-    /// Finds out whose WAL is asked for: that of the data directory the command runs in, else of the configured one.
-    ///
-    /// # Errors
-    /// What reading pg_control gave.
-    pub fn find(config: &Config, cluster: &Cluster) -> Result<Self> {
-        let here = Path::new(".");
-        let found = if here.join("global/pg_control").exists() {
-            here
-        } else {
-            cluster.data_directory()?
-        };
-        let data_directory = found
-            .canonicalize()
-            .context(|| format!("find the data directory {}", found.display()))?;
-        let cluster = ClusterName::parse(&cluster.name)?;
-        let control = ControlFile::read(&data_directory)?;
-        Ok(Self {
-            system: control.system_id,
-            segment_size: control.segment_size,
-            pins: Pins::new(&config.state_directory, &cluster),
-            data_directory,
-            cluster,
-        })
-    }
-
-    /// The timeline histories that this host has seen.
-    pub fn histories(&self, config: &Config) -> Histories {
-        Histories::new(&config.state_directory, &self.cluster, self.system)
-    }
-
-    /// What this host knows of a timeline without asking: what it has seen in a repository, or what the server itself keeps
-    /// in pg_wal.
-    pub fn known_history(&self, config: &Config, name: &WalName) -> Option<Vec<u8>> {
-        let WalName::History { timeline } = name else {
-            return None;
-        };
-        let of_server = || std::fs::read(self.data_directory.join("pg_wal").join(name.to_string())).ok();
-        self.histories(config)
-            .get(name)
-            .or_else(of_server)
-            .filter(|content| TimelineHistory::parse(*timeline, content).is_ok())
-    }
-
-    /// The spool, if every repository has been seen before: its UUIDs are part of the spool's identity.
-    pub fn spool(&self, config: &Config, only: &[String]) -> Option<Spool> {
-        let configured = config.repositories(only).ok()?;
-        let pins: Option<Vec<Pin>> = configured
-            .iter()
-            .map(|repository| self.pins.get(&repository.name, &repository.location.to_string()))
-            .collect();
-        let pins = pins.filter(|pins| !pins.is_empty())?;
-        Some(Spool::new(
-            &config.spool_directory,
-            self.cluster.as_str(),
-            &self.data_directory,
-            self.system,
-            &pins,
-        ))
-    }
-}
-
-/// What was asked for.
-pub struct Request {
-    /// The file.
-    pub name: WalName,
-    /// Where it shall appear.
-    pub destination: PathBuf,
-    /// The only repositories to ask; none named: all.
-    pub only: Vec<String>,
-    /// Whether a standby asks, which soon asks again.
-    pub standby: bool,
-    /// The arguments of this process, for those it starts.
-    pub arguments: Vec<OsString>,
-}
 
 /// How a call ended.
 pub enum Ended {
@@ -147,30 +51,31 @@ pub fn run(config: &Config, cluster: &Cluster, request: &Request) -> Result<Ende
         false => config.patience,
     };
     let WalName::Segment(segment) = request.name else {
-        let ended = late.note(limited(request, patience));
+        let ended = late.note(limited(config, request, patience));
         return match (ended, known) {
             (Ok(Ended::Told) | Err(_), Some(content)) => {
-                from_cache(&request.name, &content, &request.destination).map(Ended::Here)
+                histories::hand_out(&request.name, &content, &request.destination)?;
+                Ok(Ended::Here(Fetched::Restored))
             }
             (ended, _) => ended,
         };
     };
     let spool = call.spool(config, &request.only);
-    let ahead = |first: Option<SegmentName>| {
+    let go_on = |first: Option<SegmentName>| {
         // Once more: the repositories may have been seen for the first time just now.
         if let (Some(first), Some(spool)) = (first, call.spool(config, &request.only)) {
-            crate::ahead::start(config, &call, &spool, first, &request.arguments);
+            ahead::start(config, &call, &spool, first, &request.arguments);
         }
     };
     if spool.is_some_and(|spool| from_spool(&spool, segment, &request.destination, config.standby_patience)) {
-        ahead(segment.next(call.segment_size));
+        go_on(segment.next(call.segment_size));
         return Ok(Ended::Here(Fetched::Restored));
     }
-    let ended = late.note(limited(request, patience.saturating_sub(begun.elapsed())));
+    let ended = late.note(limited(config, request, patience.saturating_sub(begun.elapsed())));
     match &ended {
-        Ok(Ended::Here(Fetched::Restored)) => ahead(segment.next(call.segment_size)),
+        Ok(Ended::Here(Fetched::Restored)) => go_on(segment.next(call.segment_size)),
         // It takes longer than a standby may wait: let it arrive in the background, for the next call.
-        Err(error) if error.kind() == Kind::Transient && request.standby => ahead(Some(segment)),
+        Err(error) if error.kind() == Kind::Transient && request.standby => go_on(Some(segment)),
         _ => {}
     }
     ended
@@ -254,28 +159,19 @@ impl Verdict for ToParent {
 ///
 /// A process of its own, because a file system that hangs (a mounted one without its server) can keep a process from
 /// ending, whatever its other threads do; and while restore_command runs a standby can neither stream nor be promoted.
-fn limited(request: &Request, patience: Duration) -> Result<Ended> {
+fn limited(config: &Config, request: &Request, patience: Duration) -> Result<Ended> {
     let name = request.name;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg("--attempt").args(&request.arguments);
-    let mut child = command.spawn().context(|| format!("start a process to fetch {name}"))?;
-    let (send, receive) = mpsc::channel();
-    let process = child.id();
-    std::thread::spawn(move || send.send(child.wait()));
+    let flag = [OsString::from("--attempt")];
+    let mut asked: Option<(String, Instant)> = None;
     // The child's own patience ends a little earlier; then it can say what went wrong.
-    let status = match receive.recv_timeout(patience.saturating_add(GRACE)) {
-        Ok(status) => status.context(|| format!("wait for the process that fetches {name}"))?,
-        Err(_) => {
-            kill(process);
-            return Err(Error::new(
-                Kind::Transient,
-                format!(
-                    "cannot fetch WAL {name}: the repositories did not answer within {}",
-                    display_duration(patience)
-                ),
-            )
-            .hint("a file system that hangs? pgkeep-init --check tries each repository out"));
-        }
+    let limit = patience.saturating_add(GRACE);
+    let status = process::watch_self(flag.iter().chain(&request.arguments), limit, &mut |repository| {
+        asked = Some((repository.to_owned(), Instant::now()));
+        None
+    })
+    .context(|| format!("fetch {name} in a process of its own"))?;
+    let Some(status) = status else {
+        return Err(silent(config, &name, patience, asked));
     };
     match status.code().map(u8::try_from) {
         Some(Ok(0)) => Ok(Ended::Here(Fetched::Restored)),
@@ -291,123 +187,39 @@ fn limited(request: &Request, patience: Duration) -> Result<Ended> {
 /// How much longer than its patience a child may take.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Ends a child that hangs. Nobody waits for it: it may be stuck in the kernel.
-fn kill(process: u32) {
-    if let Ok(process) = i32::try_from(process) {
-        // It may have ended just now.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), nix::sys::signal::Signal::SIGKILL);
-    }
-}
-
-/// The child: asks every repository, in a standby once, else until patience ends.
-///
-/// # Errors
-/// As [`run`].
-pub fn attempt(config: &Config, cluster: &Cluster, request: &Request) -> Result<Fetched> {
-    let call = Call::find(config, cluster)?;
-    let policy = if request.standby {
-        Policy::once()
-    } else {
-        Policy::patient(config.patience)
+/// Says which repository is silent, since when, and what can be done: a person may read it at night.
+fn silent(config: &Config, name: &WalName, patience: Duration, asked: Option<(String, Instant)>) -> Error {
+    let failed = |what: String, waited: Duration| {
+        // Fractions of a second only tell how long it takes to notice.
+        let waited = if waited.as_secs() > 0 {
+            Duration::from_secs(waited.as_secs())
+        } else {
+            waited
+        };
+        let message = format!(
+            "cannot fetch WAL {name}: {what} did not answer within {}",
+            display_duration(waited)
+        );
+        Error::new(Kind::Transient, message)
     };
-    let repositories = open::repositories(config, cluster, &request.only)?;
-    let histories = call.histories(config);
-    let name = request.name;
-    let known = call.known_history(config, &name);
-    policy
-        .run(format!("fetch {name}"), || {
-            ask_all(&call, &repositories, &histories, known.as_deref(), request)
-        })
-        .map_err(|error| error.context(format!("cannot fetch WAL {name}")))
-}
-
-/// Asks every repository once, in order, until one gives the file.
-fn ask_all(
-    call: &Call,
-    repositories: &[Repository],
-    histories: &Histories,
-    known: Option<&[u8]>,
-    request: &Request,
-) -> Result<Fetched> {
-    let (name, destination) = (request.name, request.destination.as_path());
-    let is_history = matches!(name, WalName::History { .. });
-    let mut answers = Vec::new();
-    for repository in repositories {
-        let said = ask(call, repository, &name, destination);
-        match &said {
-            // The only one's error is the result, and is told once.
-            Said::Unknown(error) if repositories.len() > 1 => {
-                log::warn!("repository \"{}\": {}", repository.name, chain(error));
-            }
-            Said::Unknown(_) => {}
-            Said::Here | Said::ProvenAbsent if is_history => histories.refresh(repository, call.system),
-            Said::Here | Said::ProvenAbsent => {}
-        }
-        let here = matches!(said, Said::Here);
-        answers.push(said);
-        if here {
-            break;
-        }
+    let Some((repository, since)) = asked else {
+        return failed("the process that asks the repositories".to_owned(), patience)
+            .hint("is a local file system out of order, or the machine overloaded?");
+    };
+    let place = config.repositories.iter().find(|settings| settings.name == repository);
+    let place = place
+        .map(|settings| format!(" at {}", settings.location))
+        .unwrap_or_default();
+    let mut hint =
+        "can it be reached? a mounted directory hangs when its server is gone; pgkeep-init --check tries each \
+                    repository out"
+            .to_owned();
+    if config.repositories.len() > 1 {
+        hint += "; one that is lost can be left out by naming the others in restore_command: --repository NAME";
     }
-    if !is_history {
-        return answer::judge(answers);
-    }
-    match (answer::judge_history(answers, known.is_some())?, known) {
-        (HistoryFetched::Restored, _) => Ok(Fetched::Restored),
-        (HistoryFetched::FromCache, Some(content)) => from_cache(&name, content, destination),
-        (HistoryFetched::FromCache | HistoryFetched::Absent, _) => Ok(Fetched::Absent),
-    }
-}
-
-fn from_cache(name: &WalName, content: &[u8], destination: &Path) -> Result<Fetched> {
-    log::warn!("{name} comes from this host's cache: a repository does not answer");
-    let mut placing = Placing::begin(destination)?;
-    placing
-        .write_all(content)
-        .context(|| format!("write {}", destination.display()))?;
-    placing.finish()?;
-    Ok(Fetched::Restored)
-}
-
-fn ask(call: &Call, repository: &Repository, name: &WalName, destination: &Path) -> Said {
-    let fetched = call
-        .pins
-        .check(repository)
-        .and_then(|_| fetch_to(repository, call, name, destination));
-    match fetched {
-        Ok(()) => Said::Here,
-        Err(error) if error.kind() == Kind::NotFound => match wal::prove_repository(repository, call.system) {
-            Ok(()) => Said::ProvenAbsent,
-            Err(error) => Said::Unknown(no_repository(error, repository)),
-        },
-        Err(error) => Said::Unknown(error),
-    }
-}
-
-/// "Not found" about the repository itself, in words that nobody takes for the file's absence.
-fn no_repository(error: Error, repository: &Repository) -> Error {
-    if error.kind() != Kind::NotFound {
-        return error;
-    }
-    Error::new(
-        Kind::Failed,
-        format!("there is no repository of this cluster at {}", repository.url),
+    failed(
+        format!("repository \"{repository}\"{place}"),
+        since.elapsed().min(patience),
     )
-    .because(error)
-    .hint("is the file system mounted, and is the url right? nothing was found out about the WAL")
-}
-
-/// Fetches one file; the destination appears only when every byte has been verified.
-fn fetch_to(repository: &Repository, call: &Call, name: &WalName, destination: &Path) -> Result<()> {
-    // A failure of the destination says nothing about the archive: it must not look like an absence.
-    let mut placing = Placing::begin(destination).map_err(own_fault)?;
-    checked::fetch(repository, call, name, &mut placing)?;
-    placing.finish().map_err(own_fault)
-}
-
-fn own_fault(error: Error) -> Error {
-    match error.kind() {
-        Kind::Transient => error,
-        _ => error.with_kind(Kind::Failed),
-    }
+    .hint(hint)
 }

@@ -1,11 +1,14 @@
 //! Timeline history files, kept on this host: with every repository away a promotion still learns which timelines are taken.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use common::durable;
-use common::error::{Result, chain};
+use common::error::{Context, Result, chain};
 use common::postgres::{SystemId, WalName};
 use common::repository::{ClusterName, Repository, wal};
+
+use crate::place::Placing;
 
 /// The cache of one cluster and system.
 pub struct Histories {
@@ -50,4 +53,17 @@ impl Histories {
     pub fn get(&self, name: &WalName) -> Option<Vec<u8>> {
         std::fs::read(self.directory.join(name.to_string())).ok()
     }
+}
+
+/// Puts remembered content at its destination, and says so.
+///
+/// # Errors
+/// What the file system says.
+pub fn hand_out(name: &WalName, content: &[u8], destination: &Path) -> Result<()> {
+    log::warn!("{name} comes from this host's cache: a repository does not answer");
+    let mut placing = Placing::begin(destination)?;
+    placing
+        .write_all(content)
+        .context(|| format!("write {}", destination.display()))?;
+    placing.finish()
 }

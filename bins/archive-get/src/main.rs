@@ -6,6 +6,8 @@
 mod ahead;
 mod answer;
 mod args;
+mod attempt;
+mod call;
 mod checked;
 mod get;
 mod histories;
@@ -17,13 +19,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use common::error::Result;
-use common::exit::{self, Verdict};
+use common::exit::{self, Code, Verdict};
 use common::job::{Job, Origin, Report};
 use common::postgres::WalName;
+use common::process;
+use common::repository::Repository;
 use common::time::UtcTime;
 
 use crate::answer::Fetched;
-use crate::get::{Ended, Request, ToParent};
+use crate::call::Request;
+use crate::get::{Ended, ToParent};
 
 fn main() -> ExitCode {
     // PostgreSQL runs restore_command in the data directory; a standby asks again by itself, so there the code is another.
@@ -36,10 +41,15 @@ fn run(args: args::Args, standby: bool, arguments: Vec<OsString>) -> Result<Code
     let environment = exit::environment;
     if args.prefetch_from.is_some() {
         // Before anything is opened: the child lives on when PostgreSQL has gone on.
-        common::process::leave_session()?;
+        process::leave_session()?;
     }
     let config = args.common.load(&environment)?;
     let cluster = args.common.choose(&config)?;
+    // Before anything is touched: what root left behind, the server could not use.
+    let owned = call::data_directory(cluster);
+    if let Some(note) = process::become_owner_of_found(owned.as_deref())? {
+        log::info!("{note}");
+    }
     if let Some(first) = &args.prefetch_from {
         ahead::run_child(&config, cluster, &args.repositories.names, first)?;
         return Ok(Code(0));
@@ -57,7 +67,11 @@ fn run(args: args::Args, standby: bool, arguments: Vec<OsString>) -> Result<Code
         job.leave_quick(report, UtcTime::now());
     };
     if args.attempt {
-        let result = request.and_then(|request| get::attempt(&config, cluster, &request));
+        // For the parent, which says who is silent when this process cannot.
+        let asking = |repository: &Repository| {
+            let _ = exit::print(&format!("{}\n", repository.name));
+        };
+        let result = request.and_then(|request| attempt::run(&config, cluster, &request, &asking));
         // What goes well the parent tells.
         if let Err(error) = &result {
             leave(&Report::failure(error, exit::fetch(standby)));
@@ -75,13 +89,4 @@ fn run(args: args::Args, standby: bool, arguments: Vec<OsString>) -> Result<Code
         Ended::Here(fetched) => Code(fetched.code()),
         Ended::Told => Code(exit::fetch(standby).code_of_panic()),
     })
-}
-
-/// An exit code that has been decided.
-struct Code(u8);
-
-impl Verdict for Code {
-    fn code(&self) -> u8 {
-        self.0
-    }
 }

@@ -6,10 +6,12 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use common::digest::{Xxh3Hasher, xxh3_128};
 use common::durable;
 use common::error::{Context, Error, Kind, Result};
+use common::leftovers::{self, LOCK_NAME};
 use common::lock::FileLock;
 use common::postgres::{SegmentName, SystemId};
 use common::repository::pins::Pin;
@@ -58,7 +60,7 @@ impl Spool {
 
     /// The file whose lock the one process holds that fetches ahead.
     pub fn lock_path(&self) -> PathBuf {
-        self.directory.join("lock")
+        self.directory.join(LOCK_NAME)
     }
 
     /// Whether a process fetches ahead now.
@@ -117,6 +119,11 @@ impl Spool {
     pub fn admit(&self, name: SegmentName, digest: &str) -> Result<()> {
         durable::rename(&self.part_path(name), &self.directory.join(format!("{name}-{digest}")))
     }
+}
+
+/// Removes spools that nobody uses any more: of data directories that are gone, of repositories that were made anew.
+pub fn collect_unused(root: &Path, cluster: &str) {
+    leftovers::collect(&root.join(cluster), &["get", "push"], SystemTime::now());
 }
 
 impl Spooled {

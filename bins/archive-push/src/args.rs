@@ -19,6 +19,10 @@ pub struct Args {
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
 
+    /// Use the repositories and nothing else; how the tool starts the child that a repository may hold up
+    #[arg(long, hide = true)]
+    pub attempt: bool,
+
     #[command(flatten)]
     pub common: Common,
 }

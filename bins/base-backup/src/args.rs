@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use common::config::cli::{Common, HasCommon, Repositories, after_help, parse_jobs, parse_span};
+use common::config::cli::{Common, Format, HasCommon, Repositories, after_help, parse_jobs, parse_span};
 use common::exit;
 
 /// Take a base backup: full ones in this version
@@ -40,6 +40,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub repositories: Repositories,
+
+    #[command(flatten)]
+    pub format: Format,
 
     #[command(flatten)]
     pub common: Common,

@@ -12,6 +12,7 @@ use common::lock::FileLock;
 use common::postgres::{
     ConnectionSettings, ControlFile, Lsn, SegmentName, SegmentNumber, Session, StartPoint, StopPoint,
 };
+use common::progress::Progress;
 use common::repository::backup::{BackupInfo, Intent, Tablespace, WalSpan};
 use common::repository::manifest::ManifestWriter;
 use common::repository::pins::Pins;
@@ -24,10 +25,10 @@ use crate::copy::{Copying, attributes};
 use crate::listing::{Listing, list};
 use crate::pages::Judge;
 use crate::plan::{Decision, Newest, Where, judge_age, judge_role};
-use crate::progress::{Progress, Tally};
 use crate::result::{Ended, Made};
 use crate::role::{Role, ask_patroni};
 use crate::server;
+use crate::tally::Tally;
 use crate::wait::{Wanted, wait_for};
 
 /// What the manifest may take of the memory while it grows, in bytes; the rest is on disk.
@@ -310,7 +311,7 @@ impl Backup<'_> {
             items,
             manifest,
         );
-        let mut progress = Progress::begin(bytes, self.around.on_terminal, Instant::now());
+        let mut progress = Progress::begin("copied", bytes, self.around.on_terminal, Instant::now());
         let mut checked = Instant::now();
         copying.run(self.request.jobs, &mut progress, || {
             if checked.elapsed() < SESSION_CHECK {
@@ -445,7 +446,7 @@ impl Backup<'_> {
         let outcomes = writer.commit(&info);
         let stored = outcomes.iter().find_map(|outcome| outcome.result.as_ref().ok());
         match stored {
-            Some(info) => Ok(Ended::Made(Made::new(info, &outcomes))),
+            Some(info) => Ok(Ended::Made(Made::new(info, &outcomes, &copied.tally.damaged_files()))),
             None => {
                 let failed = outcomes.into_iter().find_map(|outcome| outcome.result.err());
                 Err(failed.unwrap_or_else(|| Error::new(Kind::Config, "no repository is configured")))

@@ -14,6 +14,7 @@ use common::codec::{FRAME_BYTES, FrameWriter};
 use common::error::{Context, Error, Kind, Result};
 use common::postgres::FoundKind;
 use common::postgres::relation::relation_file;
+use common::progress::Progress;
 use common::repository::bundle::{Attributes, BundleWriter, Placed};
 use common::repository::manifest::{Entry, File, Node, Range};
 use common::repository::writer::{BackupWriter, Copies};
@@ -23,7 +24,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::item::Item;
 use crate::pages::{FileCheck, Judge, ReadAt, read_full};
-use crate::progress::{Progress, Tally};
+use crate::tally::Tally;
 
 /// A bundle's index is kept in memory, so it takes no more members than this.
 const BUNDLE_MEMBERS: u32 = 50_000;
@@ -87,7 +88,7 @@ impl<'a> Copying<'a> {
                     Err(crossbeam_channel::RecvTimeoutError::Timeout) => tick(),
                     Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return outcome,
                 };
-                progress.show(self.tally, Instant::now());
+                progress.show(Tally::read(&self.tally.bytes), Instant::now());
                 if let Err(error) = step {
                     self.stop.store(true, Ordering::Relaxed);
                     outcome = outcome.and(Err(error));
@@ -178,7 +179,7 @@ impl<'a> Copying<'a> {
         let placed = bundle.writer.end_file()?;
         let damage = check.map(FileCheck::finish).unwrap_or_default();
         if damage.pages() > 0 {
-            Tally::add(&self.tally.damaged_pages, damage.pages());
+            self.tally.damage(&item.path, damage.pages(), damage.runs());
             let (pages, runs) = (damage.pages(), damage.describe(LISTED_RUNS));
             log::error!("{} has {pages} damaged pages: blocks {runs}", item.source.display());
         }

@@ -8,21 +8,24 @@ mod item;
 mod listing;
 mod pages;
 mod plan;
-mod progress;
 mod result;
 mod role;
 mod server;
+mod tally;
 mod wait;
 
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use common::config::cli::FormatName;
 use common::config::{Cluster, Config};
-use common::error::{Error, Kind, Result};
+use common::error::{Error, Kind, Result, chain};
 use common::exit;
 use common::job::{Job, Origin, Report};
 use common::journal::Loudness;
+use common::repository::Repository;
 use common::time::UtcTime;
 use common::{open, process};
 
@@ -48,7 +51,10 @@ fn main() -> ExitCode {
         };
         job.finish(&report, UtcTime::now());
         let ended = result?;
-        exit::print(&ended.text())?;
+        match args.format.format {
+            FormatName::Text => exit::print(&ended.text())?,
+            FormatName::Json => exit::print(&ended.json()?)?,
+        }
         Ok(ended)
     })
 }
@@ -107,5 +113,26 @@ fn work(args: &Args, config: &Config, cluster: &Cluster, host: String) -> Result
         now: &UtcTime::now,
         on_terminal: std::io::stderr().is_terminal() && !args.verbosity().quiet,
     };
-    backup::run(&request, &around)
+    let ended = backup::run(&request, &around)?;
+    if matches!(ended, Ended::Made(_)) {
+        sweep(&repositories);
+    }
+    Ok(ended)
+}
+
+/// What was not written to for so long, its writer has abandoned.
+const ABANDONED: Duration = Duration::from_secs(86_400);
+
+/// Removes what killed processes left half written. The backup is there in any case.
+fn sweep(repositories: &[Repository]) {
+    for repository in repositories {
+        match repository.store.sweep(ABANDONED) {
+            Ok(0) => {}
+            Ok(count) => log::info!(
+                "removed {count} abandoned files from repository \"{}\"",
+                repository.name
+            ),
+            Err(error) => log::debug!("cannot sweep repository \"{}\": {}", repository.name, chain(&error)),
+        }
+    }
 }

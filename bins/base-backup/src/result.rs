@@ -3,11 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use common::error::{Error, Kind, Result, chain};
 use common::exit::Verdict;
 use common::job::Report;
+use common::postgres::Lsn;
 use common::repository::backup::BackupInfo;
 use common::repository::writer::Outcome;
+use common::time::UtcTime;
 use common::units::{ByteSize, display_duration};
+use serde::Serialize;
+
+use crate::tally::DamagedFile;
 
 /// How a run ended, if not by an error.
 pub enum Ended {
@@ -17,45 +23,80 @@ pub enum Ended {
     Made(Made),
 }
 
-/// A backup that at least one repository has.
-#[derive(Debug)]
+/// A backup that at least one repository has. Its JSON form is an interface: docs/guide.md lists the fields.
+#[derive(Debug, Serialize)]
 pub struct Made {
     label: String,
+    #[serde(rename = "type")]
     kind: String,
-    damaged_pages: u64,
+    good: bool,
+    started: UtcTime,
+    stopped: UtcTime,
+    timeline: u32,
+    start_lsn: Lsn,
+    stop_lsn: Lsn,
     files: u64,
-    size: u64,
-    stored: u64,
-    seconds: f64,
+    size_bytes: u64,
+    stored_bytes: u64,
+    duration_seconds: f64,
     durations: BTreeMap<String, f64>,
+    damaged_pages: u64,
+    damage: Vec<Damaged>,
     repositories: Vec<InRepository>,
 }
 
+/// A file with damaged pages.
+#[derive(Debug, Serialize)]
+struct Damaged {
+    path: String,
+    blocks: Vec<Blocks>,
+}
+
+#[derive(Debug, Serialize)]
+struct Blocks {
+    first: u32,
+    last: u32,
+}
+
 /// What became of it in one repository.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 struct InRepository {
     name: String,
     required: bool,
     stored: bool,
+    stored_bytes: Option<u64>,
+    error: Option<String>,
 }
 
 impl Made {
     /// Sums up; `info` is one repository's document.
-    pub fn new(info: &BackupInfo, outcomes: &[Outcome]) -> Self {
-        let one = |outcome: &Outcome| InRepository {
-            name: outcome.repository.clone(),
-            required: outcome.required,
-            stored: outcome.result.is_ok(),
+    pub fn new(info: &BackupInfo, outcomes: &[Outcome], damage: &[DamagedFile]) -> Self {
+        let one = |outcome: &Outcome| {
+            let result = outcome.result.as_ref();
+            InRepository {
+                name: outcome.repository.clone(),
+                required: outcome.required,
+                stored: result.is_ok(),
+                stored_bytes: result.ok().map(|info| info.stored),
+                error: result.err().map(|error| chain(error)),
+            }
         };
         Self {
             label: info.label.to_string(),
             kind: info.kind.to_string(),
-            damaged_pages: info.damaged_pages,
+            good: info.good,
+            started: info.started,
+            stopped: info.stopped,
+            timeline: info.timeline,
+            start_lsn: info.start_lsn,
+            stop_lsn: info.stop_lsn,
             files: info.files,
-            size: info.size,
-            stored: info.stored,
-            seconds: info.finished.since(info.started).as_secs_f64(),
+            size_bytes: info.size,
+            stored_bytes: info.stored,
+            duration_seconds: info.finished.since(info.started).as_secs_f64(),
             durations: info.durations.clone(),
+            damaged_pages: info.damaged_pages,
+            damage: damage.iter().map(Damaged::new).collect(),
             repositories: outcomes.iter().map(one).collect(),
         }
     }
@@ -96,11 +137,11 @@ impl Made {
         let mut text = format!(
             "{}: {} in {} files, {} stored in {}, {}",
             self.label,
-            ByteSize(self.size),
+            ByteSize(self.size_bytes),
             self.files,
-            ByteSize(self.stored),
+            ByteSize(self.stored_bytes),
             places.join(", "),
-            display_duration(Duration::from_secs_f64(self.seconds)),
+            display_duration(Duration::from_secs_f64(self.duration_seconds)),
         );
         if let Some(complaint) = self.complaint() {
             text += &format!("; {complaint}");
@@ -109,7 +150,56 @@ impl Made {
     }
 }
 
+impl Damaged {
+    fn new(file: &DamagedFile) -> Self {
+        let blocks = |(first, count): &(u32, u32)| Blocks {
+            first: *first,
+            last: first.saturating_add(count.saturating_sub(1)),
+        };
+        Self {
+            path: file.path.clone(),
+            blocks: file.runs.iter().map(blocks).collect(),
+        }
+    }
+}
+
+/// The result for programs.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    result: &'static str,
+    why: Option<&'a str>,
+    complaint: Option<String>,
+    backup: Option<&'a Made>,
+}
+
 impl Ended {
+    /// For programs.
+    ///
+    /// # Errors
+    /// `Failed` if it cannot be encoded.
+    pub fn json(&self) -> Result<String> {
+        let document = match self {
+            Self::Skipped(why) => Document {
+                schema: 1,
+                result: "skipped",
+                why: Some(why),
+                complaint: None,
+                backup: None,
+            },
+            Self::Made(made) => Document {
+                schema: 1,
+                result: "made",
+                why: None,
+                complaint: made.complaint(),
+                backup: Some(made),
+            },
+        };
+        serde_json::to_string_pretty(&document)
+            .map(|json| json + "\n")
+            .map_err(|error| Error::new(Kind::Failed, "encode the result").because(error))
+    }
+
     /// One line for people.
     pub fn text(&self) -> String {
         match self {
@@ -131,8 +221,8 @@ impl Ended {
         report = report
             .field("label", made.label.as_str())
             .field("type", made.kind.as_str())
-            .field("size_bytes", made.size)
-            .field("stored_bytes", made.stored)
+            .field("size_bytes", made.size_bytes)
+            .field("stored_bytes", made.stored_bytes)
             .field("files", made.files)
             .field("damaged_pages", made.damaged_pages);
         for (phase, seconds) in &made.durations {
@@ -161,15 +251,28 @@ mod tests {
             name: name.to_owned(),
             required,
             stored,
+            stored_bytes: stored.then_some(3 << 20),
+            error: (!stored).then(|| "disk full".to_owned()),
+        };
+        let file = DamagedFile {
+            path: "data/base/5/16384".to_owned(),
+            runs: vec![(0, 1), (7, u32::try_from(damaged_pages.max(1)).unwrap() - 1)],
         };
         Made {
             label: "20261120T020000Z-full-3f9a1c".to_owned(),
             kind: "full".to_owned(),
+            good: damaged_pages == 0,
+            started: UtcTime::parse_compact("20261120T020000Z").unwrap(),
+            stopped: UtcTime::parse_compact("20261120T020002Z").unwrap(),
+            timeline: 1,
+            start_lsn: Lsn(0x200_0028),
+            stop_lsn: Lsn(0x200_0138),
             damaged_pages,
+            damage: (damaged_pages > 0).then(|| Damaged::new(&file)).into_iter().collect(),
             files: 970,
-            size: 22 << 20,
-            stored: 3 << 20,
-            seconds: 2.5,
+            size_bytes: 22 << 20,
+            stored_bytes: 3 << 20,
+            duration_seconds: 2.5,
             durations: BTreeMap::from([("copy".to_owned(), 1.5)]),
             repositories: vec![
                 one("local", true, true),
@@ -205,6 +308,33 @@ mod tests {
         assert_eq!(
             (ended.code(), ended.text().as_str()),
             (0, "no backup: this server is a standby\n")
+        );
+    }
+
+    #[test]
+    fn a_program_reads_sizes_places_and_damage_and_why_nothing_was_done() {
+        let read = |ended: &Ended| serde_json::from_str::<serde_json::Value>(&ended.json().unwrap()).unwrap();
+        let json = read(&Ended::Made(made(3, false)));
+        assert_eq!((&json["schema"], &json["result"]), (&1.into(), &"made".into()));
+        assert!(json["complaint"].as_str().unwrap().contains("3 damaged pages") && json["why"].is_null());
+        let backup = &json["backup"];
+        assert_eq!(backup["type"], "full");
+        assert_eq!(backup["size_bytes"], 22 << 20);
+        assert_eq!(backup["durations"]["copy"], 1.5);
+        assert_eq!(backup["start_lsn"], "0/2000028");
+        let damage = serde_json::json!([{
+            "path": "data/base/5/16384",
+            "blocks": [{"first": 0, "last": 0}, {"first": 7, "last": 8}],
+        }]);
+        assert_eq!(backup["damage"], damage);
+        let offsite = serde_json::json!({
+            "name": "offsite", "required": true, "stored": false, "stored_bytes": null, "error": "disk full",
+        });
+        assert_eq!(backup["repositories"][1], offsite);
+        let skipped = read(&Ended::Skipped("this server is a standby".to_owned()));
+        assert_eq!(
+            (&skipped["result"], &skipped["why"], skipped["backup"].is_null()),
+            (&"skipped".into(), &"this server is a standby".into(), true)
         );
     }
 }

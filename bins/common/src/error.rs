@@ -80,6 +80,17 @@ impl Error {
         self
     }
 
+    /// The same in one sentence, for a second place that has to say it; causes become text.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self {
+            kind: self.kind,
+            message: chain(self),
+            hint: self.nearest_hint().map(str::to_owned),
+            source: None,
+        }
+    }
+
     /// What a caller may do about it.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -158,6 +158,16 @@ impl Verdict for () {
     }
 }
 
+/// An exit code that has been decided, by a child that has told everything for instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code(pub u8);
+
+impl Verdict for Code {
+    fn code(&self) -> u8 {
+        self.0
+    }
+}
+
 /// Runs a tool: arguments, panic hook, umask, logging, then `work`; says once what went wrong.
 ///
 /// `work` is the tool's own `main`: it may read clock and environment, and passes them down.

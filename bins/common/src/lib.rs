@@ -5,7 +5,7 @@
 //! | 3 | [`config`], [`open`] |
 //! | 2 | [`repository`]: what is on disk, as `FORMAT.md` specifies it |
 //! | 1 | [`postgres`], [`codec`], [`storage`], [`job`] |
-//! | 0 | [`error`], [`exit`], [`journal`], [`units`], [`time`], [`digest`], [`durable`], [`lock`], [`retry`], [`process`], [`sorter`] |
+//! | 0 | [`error`], [`exit`], [`journal`], [`units`], [`time`], [`digest`], [`durable`], [`lock`], [`leftovers`], [`retry`], [`process`], [`progress`], [`sorter`] |
 
 // Layer 0: small, no domain words.
 pub mod digest;
@@ -13,8 +13,10 @@ pub mod durable;
 pub mod error;
 pub mod exit;
 pub mod journal;
+pub mod leftovers;
 pub mod lock;
 pub mod process;
+pub mod progress;
 pub mod retry;
 pub mod secret;
 pub mod sorter;

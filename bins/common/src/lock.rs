@@ -1,8 +1,9 @@
 //! Locks among the processes of one machine: flock(2) on a file that stays where it is.
 //!
 //! The kernel drops a lock with the last descriptor, so a killed job never leaves one that a person must
-//! remove. The file is never deleted: whoever waits on a deleted file would hold a lock of its own. It holds
-//! the number of the process that locked it last, for messages only.
+//! remove. The file is not deleted: whoever waits on a deleted file would hold a lock of its own (the one exception,
+//! where that does no harm, is a directory that [`super::leftovers`] collects). It holds the number of the process that
+//! locked it last, for messages only.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, Write};

@@ -56,7 +56,8 @@ fn open(repository: &RepositorySettings, cluster: &Cluster, policy: Policy) -> R
         .as_ref()
         .and_then(|encryption| encryption.identity_file.as_ref())
     {
-        Some(path) => Opening::from_identity_file(path).map_err(in_table)?,
+        // Storing needs recipients only: a host whose identity is missing must not stop archiving.
+        Some(path) => Opening::from_identity_file(path).unwrap_or_else(|error| Opening::unusable(in_table(error))),
         None => Opening::none(),
     };
     Ok(Repository::new(

@@ -5,7 +5,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -15,10 +15,11 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, User, initgroups, setgid, setgroups, setsid, setuid};
+use nix::unistd::{Gid, Pid, Uid, User, initgroups, setgid, setgroups, setsid, setuid};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, chain};
 use crate::units::display_duration;
 
 /// What a program may say before the rest is thrown away.
@@ -66,6 +67,25 @@ pub fn become_owner_of(path: &Path) -> Result<Option<String>> {
     };
     setuid(owner).map_err(failed)?;
     Ok(Some(format!("running as {name}, the owner of {}", path.display())))
+}
+
+/// [`become_owner_of`] for a directory that had to be found. Where it was not, root must not go on, for what it left
+/// behind nobody else could use; anybody else may, to say and note what is wrong.
+///
+/// # Errors
+/// As [`become_owner_of`]; for root, a copy of why nothing was found.
+pub fn become_owner_of_found(found: std::result::Result<&Path, &Error>) -> Result<Option<String>> {
+    match found {
+        Ok(path) => become_owner_of(path),
+        Err(error) if Uid::effective().is_root() => {
+            let copy = Error::new(error.kind(), chain(error));
+            Err(match error.nearest_hint() {
+                Some(hint) => copy.hint(hint),
+                None => copy,
+            })
+        }
+        Err(_) => Ok(None),
+    }
 }
 
 /// Runs a program to its end, with nothing on stdin, and returns its status and what it said.
@@ -188,14 +208,80 @@ fn last_lines(said: &[u8]) -> String {
 /// # Errors
 /// Whatever the kernel says.
 pub fn detach_self<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, directory: &Path) -> Result<u32> {
+    let mut command = this_program(arguments);
+    command.current_dir(directory);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().context(|| "start a process in the background")?;
+    Ok(child.id())
+}
+
+/// This executable, even if a package has replaced the file meanwhile, under its own name.
+fn this_program<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new("/proc/self/exe");
     if let Ok(name) = std::env::current_exe() {
         command.arg0(name);
     }
-    command.args(arguments).current_dir(directory);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = command.spawn().context(|| "start a process in the background")?;
-    Ok(child.id())
+    command.args(arguments);
+    command
+}
+
+/// What comes from a process that is watched.
+enum Sign {
+    Line(String),
+    End(std::io::Result<ExitStatus>),
+}
+
+/// Runs this executable again with `arguments` and waits at most so long for its end: for work that may hang in the
+/// kernel. A process with a thread that hangs there cannot end, and its parent cannot wait for it; so it is killed and
+/// left, and the result is `None`.
+///
+/// `hear` gets each line that the child writes to stdout, and may set another limit, from that moment on.
+///
+/// # Errors
+/// Whatever the kernel says.
+pub fn watch_self<A: AsRef<OsStr>>(
+    arguments: impl IntoIterator<Item = A>,
+    limit: Duration,
+    hear: &mut dyn FnMut(&str) -> Option<Duration>,
+) -> Result<Option<ExitStatus>> {
+    watch(this_program(arguments), limit, hear)
+}
+
+fn watch(
+    mut command: Command,
+    limit: Duration,
+    hear: &mut dyn FnMut(&str) -> Option<Duration>,
+) -> Result<Option<ExitStatus>> {
+    command.stdout(Stdio::piped());
+    let mut child = command.spawn().context(|| "start a process")?;
+    let process = child.id();
+    let (send, receive) = mpsc::channel();
+    let said = child.stdout.take();
+    std::thread::spawn(move || {
+        let lines = said.into_iter().flat_map(|said| BufReader::new(said).lines());
+        for line in lines.map_while(std::io::Result::ok) {
+            let _ = send.send(Sign::Line(line));
+        }
+        let _ = send.send(Sign::End(child.wait()));
+    });
+    let (mut since, mut limit) = (Instant::now(), limit);
+    loop {
+        match receive.recv_timeout(limit.saturating_sub(since.elapsed())) {
+            Ok(Sign::Line(line)) => {
+                if let Some(another) = hear(&line) {
+                    (since, limit) = (Instant::now(), another);
+                }
+            }
+            Ok(Sign::End(status)) => return status.map(Some).context(|| "wait for a process"),
+            Err(_) => {
+                if let Ok(process) = i32::try_from(process) {
+                    // It may have ended just now.
+                    let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+                }
+                return Ok(None);
+            }
+        }
+    }
 }
 
 /// Makes this process its own session, so that signals to its parent's group do not reach it, and closes every
@@ -290,6 +376,16 @@ mod tests {
             return;
         };
         let report = match orders.as_str() {
+            "speak" => {
+                // Behind what the harness has said on the same line.
+                exit_line("\none\ntwo");
+                return;
+            }
+            "hang" => {
+                exit_line("\nhangs");
+                std::thread::park_timeout(MINUTE);
+                return;
+            }
             "leave" => {
                 leave_session().unwrap();
                 let session = nix::unistd::getsid(None).unwrap();
@@ -326,6 +422,39 @@ mod tests {
             sleep(Duration::from_millis(5));
         };
         assert_eq!(report, format!("{child} 1"));
+    }
+
+    #[allow(clippy::print_stdout)]
+    fn exit_line(text: &str) {
+        println!("{text}");
+    }
+
+    #[test]
+    fn a_watched_child_is_heard_and_one_that_goes_on_is_left() {
+        // The child is this test program, and has its orders from its directory.
+        let watch = |orders: &str, limit: Duration, hear: &mut dyn FnMut(&str) -> Option<Duration>| {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("orders"), orders).unwrap();
+            let mut command = this_program(ORDERS);
+            command.arg("--nocapture").current_dir(dir.path());
+            super::watch(command, limit, hear).unwrap()
+        };
+        let mut heard = Vec::new();
+        let ended = watch("speak", MINUTE, &mut |line| {
+            heard.push(line.to_owned());
+            None
+        });
+        assert!(ended.unwrap().success());
+        assert!(
+            heard.iter().any(|line| line == "one") && heard.iter().any(|line| line == "two"),
+            "{heard:?}"
+        );
+
+        let begun = Instant::now();
+        let ended = watch("hang", MINUTE, &mut |line| {
+            (line == "hangs").then(|| Duration::from_millis(10))
+        });
+        assert!(ended.is_none() && begun.elapsed() < MINUTE / 2, "{:?}", begun.elapsed());
     }
 
     #[test]

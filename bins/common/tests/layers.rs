@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Module, layer, and rank within the layer: a module may use what has a lower layer, or in its own layer a lower
 /// rank. Modules of equal rank do not know each other.
-const MODULES: [(&str, u8, u8); 20] = [
+const MODULES: [(&str, u8, u8); 22] = [
     ("error", 0, 0),
     ("units", 0, 1),
     ("digest", 0, 1),
@@ -21,8 +21,10 @@ const MODULES: [(&str, u8, u8); 20] = [
     ("secret", 0, 4),
     ("retry", 0, 4),
     ("process", 0, 4),
+    ("progress", 0, 4),
     ("sorter", 0, 4),
     ("journal", 0, 4),
+    ("leftovers", 0, 5),
     ("exit", 0, 5),
     ("codec", 1, 0),
     ("job", 1, 0),

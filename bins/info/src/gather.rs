@@ -8,11 +8,14 @@ use common::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory,
 use common::repository::backup::BackupInfo;
 use common::repository::catalog::{self, Catalog};
 use common::repository::events::{self, KnownSystem};
-use common::repository::wal::{self, WalList};
-use common::repository::{Repository, windows};
+use common::repository::manifest::Node;
+use common::repository::reach::{self, Wal};
+use common::repository::wal::{self, Histories, WalList};
+use common::repository::{Repository, reader};
 
 use crate::report::{
-    BackupReport, Report, RepositoryReport, SystemReport, Unreadable, Unrecoverable, WalRange, WindowReport,
+    BackupReport, Blocks, DamagedFile, Report, RepositoryReport, SystemReport, Unreadable, UnreadableHistory,
+    Unrecoverable, WalRange, WindowReport,
 };
 
 /// Reads every repository.
@@ -49,7 +52,7 @@ fn read(repository: &Repository, cache: &Path) -> Result<RepositoryReport> {
         error: None,
         uuid: Some(identity.uuid.clone()),
         encrypted: Some(identity.encrypted),
-        backups: catalog.backups.iter().map(backup).collect(),
+        backups: catalog.backups.iter().map(|info| backup(repository, info)).collect(),
         unfinished: catalog.unfinished.iter().map(ToString::to_string).collect(),
         unreadable: catalog
             .unreadable
@@ -63,7 +66,11 @@ fn read(repository: &Repository, cache: &Path) -> Result<RepositoryReport> {
     })
 }
 
-fn backup(info: &BackupInfo) -> BackupReport {
+fn backup(repository: &Repository, info: &BackupInfo) -> BackupReport {
+    let (damage, damage_unknown) = match damage(repository, info) {
+        Ok(damage) => (damage, None),
+        Err(error) => (Vec::new(), Some(chain(&error))),
+    };
     BackupReport {
         label: info.label.to_string(),
         kind: info.kind.to_string(),
@@ -81,37 +88,53 @@ fn backup(info: &BackupInfo) -> BackupReport {
         files: info.files,
         good: info.good,
         damaged_pages: info.damaged_pages,
+        damage,
+        damage_unknown,
         references: info.references.iter().map(ToString::to_string).collect(),
         note: info.note.clone(),
     }
 }
 
+/// The damaged files of a backup: only its manifest names them.
+fn damage(repository: &Repository, info: &BackupInfo) -> Result<Vec<DamagedFile>> {
+    let mut found = Vec::new();
+    if info.damaged_pages == 0 {
+        return Ok(found);
+    }
+    reader::open_manifest(repository, info)?.for_each(|entry| {
+        if let Node::File(file) = &entry.node
+            && !file.damaged.is_empty()
+        {
+            let run = |(first, count): &(u32, u32)| Blocks {
+                first: *first,
+                last: first.saturating_add(count.saturating_sub(1)),
+            };
+            found.push(DamagedFile {
+                path: String::from_utf8_lossy(&entry.path).into_owned(),
+                blocks: file.damaged.iter().map(run).collect(),
+            });
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 fn system(repository: &Repository, known: &KnownSystem, catalog: &Catalog) -> Result<SystemReport> {
     let size = SegmentSize::new(known.segment_size)?;
     let list = wal::list(repository, known.system, size)?;
-    let histories = timelines(repository, known)?;
-    let segment = |timeline, number| SegmentName::new(timeline, number, size).to_string();
-    let mut found = Vec::new();
-    let mut unrecoverable = Vec::new();
     let identifier = known.system.to_string();
-    for info in catalog
+    let backups: Vec<&BackupInfo> = catalog
         .backups
         .iter()
         .filter(|info| info.system_identifier == identifier)
-    {
-        match windows::windows(info, &list, &histories)? {
-            Ok(reached) => found.extend(reached.into_iter().map(|window| WindowReport {
-                label: window.label.to_string(),
-                timeline: window.timeline.0,
-                from_time: window.from_time,
-                from_lsn: window.from_lsn.to_string(),
-                to_lsn: window.to_lsn.to_string(),
-                last_segment: segment(window.timeline, window.last),
-            })),
-            Err(gap) => unrecoverable.push(Unrecoverable {
-                label: gap.label.to_string(),
-                missing: segment(gap.timeline, gap.missing),
-            }),
+        .collect();
+    let histories = histories(repository, known, &backups)?;
+    let wal = Wal::union([&list]);
+    let (mut found, mut unrecoverable) = (Vec::new(), Vec::new());
+    for info in backups {
+        match windows(info, &wal, &histories.known, size) {
+            Ok(windows) => found.extend(windows),
+            Err(lost) => unrecoverable.push(lost),
         }
     }
     Ok(SystemReport {
@@ -127,8 +150,60 @@ fn system(repository: &Repository, known: &KnownSystem, catalog: &Catalog) -> Re
         wal_gaps: gaps(&list, size),
         windows: found,
         unrecoverable,
+        unreadable_histories: histories
+            .unreadable
+            .iter()
+            .map(|(timeline, error)| UnreadableHistory {
+                timeline: timeline.0,
+                why: chain(error),
+            })
+            .collect(),
         foreign: list.foreign,
     })
+}
+
+/// What a backup reaches, on its own timeline first, then on those that go on from it; or why it reaches nothing.
+fn windows(
+    info: &BackupInfo,
+    wal: &Wal,
+    known: &BTreeMap<TimelineId, TimelineHistory>,
+    size: SegmentSize,
+) -> std::result::Result<Vec<WindowReport>, Unrecoverable> {
+    let own = info.timeline();
+    let lost = |missing: String| Unrecoverable {
+        label: info.label.to_string(),
+        missing,
+    };
+    let mut first_missing = None;
+    let mut found = Vec::new();
+    let others = known.keys().copied().filter(|id| *id != own);
+    for id in std::iter::once(own).chain(others) {
+        let Some(history) = reach::history(known, id).filter(|history| reach::follows(info, history)) else {
+            continue;
+        };
+        match reach::window(info, &history, wal, size) {
+            // Without WAL of its own a later timeline leads no further than the one it left.
+            Ok(window) if id != own && history.begin(id).is_none_or(|begin| window.to_lsn <= begin) => {}
+            Ok(window) => found.push(WindowReport {
+                label: window.label.to_string(),
+                timeline: id.0,
+                from_time: window.from_time,
+                from_lsn: window.from_lsn.to_string(),
+                to_lsn: window.to_lsn.to_string(),
+                last_segment: SegmentName::new(window.last.0, window.last.1, size).to_string(),
+                missing: window.missing.map(|missing| missing.names(size)),
+            }),
+            Err(missing) => {
+                let name = SegmentName::new(missing.timeline, missing.number, size);
+                first_missing.get_or_insert(name.to_string());
+            }
+        }
+    }
+    if found.is_empty() {
+        let history = || format!("{:08X}.history", own.0);
+        return Err(lost(first_missing.unwrap_or_else(history)));
+    }
+    Ok(found)
 }
 
 fn wal_range(timeline: TimelineId, first: SegmentNumber, last: SegmentNumber, size: SegmentSize) -> WalRange {
@@ -154,19 +229,20 @@ fn gaps(list: &WalList, size: SegmentSize) -> Vec<WalRange> {
         .collect()
 }
 
-/// Timeline histories; without the key they are unknown, and each timeline stands for itself.
-fn timelines(repository: &Repository, known: &KnownSystem) -> Result<BTreeMap<TimelineId, TimelineHistory>> {
+/// Timeline histories; without the key they are unknown, and the timeline of each backup stands for itself.
+fn histories(repository: &Repository, known: &KnownSystem, backups: &[&BackupInfo]) -> Result<Histories> {
     if repository.identity()?.encrypted && !repository.opening.has_identity() {
         log::warn!(
             "repository \"{}\": no key here, so what lies beyond a promotion is not shown",
             repository.name
         );
-        return Ok(BTreeMap::new());
+        let own = |info: &&BackupInfo| (info.timeline(), TimelineHistory::root(info.timeline()));
+        return Ok(Histories {
+            known: backups.iter().map(own).collect(),
+            unreadable: Vec::new(),
+        });
     }
-    wal::histories(repository, known.system)?
-        .into_iter()
-        .map(|(timeline, content)| Ok((timeline, TimelineHistory::parse(timeline, &content)?)))
-        .collect()
+    wal::read_histories(repository, known.system)
 }
 
 #[cfg(test)]

@@ -20,7 +20,12 @@ impl Report {
     pub fn unread(&self) -> impl Iterator<Item = &str> {
         self.repositories
             .iter()
-            .filter(|repository| repository.error.is_some() || !repository.unreadable.is_empty())
+            .filter(|repository| {
+                let histories = |system: &SystemReport| !system.unreadable_histories.is_empty();
+                repository.error.is_some()
+                    || !repository.unreadable.is_empty()
+                    || repository.systems.iter().any(histories)
+            })
             .map(|repository| repository.name.as_str())
     }
 }
@@ -93,10 +98,32 @@ pub struct BackupReport {
     pub good: bool,
     /// Pages whose checksum failed.
     pub damaged_pages: u64,
+    /// Where they are.
+    pub damage: Vec<DamagedFile>,
+    /// Why that cannot be said.
+    pub damage_unknown: Option<String>,
     /// Backups whose bytes it needs.
     pub references: Vec<String>,
     /// The operator's note.
     pub note: Option<String>,
+}
+
+/// A file of a backup with damaged pages.
+#[derive(Debug, Serialize)]
+pub struct DamagedFile {
+    /// Its path in the backup.
+    pub path: String,
+    /// The damaged blocks; where there are very many, good ones between them are listed too.
+    pub blocks: Vec<Blocks>,
+}
+
+/// Blocks of a file that follow one another.
+#[derive(Debug, Serialize)]
+pub struct Blocks {
+    /// The first.
+    pub first: u32,
+    /// The last.
+    pub last: u32,
 }
 
 /// One system identifier.
@@ -118,6 +145,8 @@ pub struct SystemReport {
     pub windows: Vec<WindowReport>,
     /// Backups that cannot be recovered for want of WAL.
     pub unrecoverable: Vec<Unrecoverable>,
+    /// Timeline histories that are there and cannot be used: what lies beyond those promotions is not known.
+    pub unreadable_histories: Vec<UnreadableHistory>,
     /// Names that are none of ours.
     pub foreign: Vec<String>,
 }
@@ -146,10 +175,21 @@ pub struct WindowReport {
     pub from_time: UtcTime,
     /// The earliest position.
     pub from_lsn: String,
-    /// Behind the last segment without a gap.
+    /// Behind the last segment without a gap: the first position that is not reached.
     pub to_lsn: String,
     /// That segment.
     pub last_segment: String,
+    /// What is missing behind it, if WAL of this history follows.
+    pub missing: Option<String>,
+}
+
+/// A timeline history that cannot be used.
+#[derive(Debug, Serialize)]
+pub struct UnreadableHistory {
+    /// The timeline.
+    pub timeline: u32,
+    /// Why.
+    pub why: String,
 }
 
 /// A backup without its WAL.
@@ -157,6 +197,6 @@ pub struct WindowReport {
 pub struct Unrecoverable {
     /// Which.
     pub label: String,
-    /// The first segment that is missing.
+    /// The first file that is missing.
     pub missing: String,
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use common::units::{ByteSize, display_duration};
 
-use crate::report::{BackupReport, Report, RepositoryReport, SystemReport};
+use crate::report::{BackupReport, Blocks, Report, RepositoryReport, SystemReport};
 
 /// The report as text, ended by a newline.
 pub fn text(report: &Report) -> String {
@@ -46,6 +46,9 @@ fn push_repository(out: &mut String, repository: &RepositoryReport) {
         line(out, format_args!("  no backup"));
     } else {
         push_backups(out, &repository.backups);
+    }
+    for backup in &repository.backups {
+        push_damage(out, backup);
     }
     for label in &repository.unfinished {
         line(out, format_args!("  unfinished: {label} (running, or left behind)"));
@@ -96,6 +99,41 @@ fn push_backups(out: &mut String, backups: &[BackupReport]) {
     }
 }
 
+/// So many damaged files of a backup, and so many runs of blocks of one of them, are listed.
+const LISTED: usize = 5;
+
+fn push_damage(out: &mut String, backup: &BackupReport) {
+    if let Some(why) = &backup.damage_unknown {
+        line(
+            out,
+            format_args!("  DAMAGED: {}: where is not known: {why}", backup.label),
+        );
+    }
+    for file in backup.damage.iter().take(LISTED) {
+        let one = |run: &Blocks| match run.first == run.last {
+            true => run.first.to_string(),
+            false => format!("{}-{}", run.first, run.last),
+        };
+        let mut blocks = file.blocks.iter().take(LISTED).map(one).collect::<Vec<_>>().join(", ");
+        if file.blocks.len() > LISTED {
+            blocks += " and more";
+        }
+        line(
+            out,
+            format_args!("  DAMAGED: {}: {}: blocks {blocks}", backup.label, file.path),
+        );
+    }
+    if let Some(more) = backup.damage.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        line(
+            out,
+            format_args!(
+                "  DAMAGED: {}: {more} more files (--format json lists them)",
+                backup.label
+            ),
+        );
+    }
+}
+
 fn push_system(out: &mut String, system: &SystemReport) {
     line(
         out,
@@ -131,8 +169,18 @@ fn push_system(out: &mut String, system: &SystemReport) {
         line(
             out,
             format_args!(
-                "    recoverable: from {} ({}) to the end of {} ({}) on timeline {}, from {}",
-                window.from_time, window.from_lsn, window.last_segment, window.to_lsn, window.timeline, window.label
+                "    recoverable: from {} ({}) to the end of {} ({}) on timeline {}, from {}{}",
+                window.from_time,
+                window.from_lsn,
+                window.last_segment,
+                window.to_lsn,
+                window.timeline,
+                window.label,
+                window
+                    .missing
+                    .as_ref()
+                    .map(|missing| format!("; behind it WAL {missing} is missing"))
+                    .unwrap_or_default(),
             ),
         );
     }
@@ -140,6 +188,15 @@ fn push_system(out: &mut String, system: &SystemReport) {
         line(
             out,
             format_args!("    NOT RECOVERABLE: {}: WAL {} is missing", lost.label, lost.missing),
+        );
+    }
+    for history in &system.unreadable_histories {
+        line(
+            out,
+            format_args!(
+                "    UNREADABLE: the history of timeline {}, so what lies beyond that promotion is not shown: {}",
+                history.timeline, history.why
+            ),
         );
     }
     for name in &system.foreign {

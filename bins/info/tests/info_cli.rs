@@ -81,6 +81,49 @@ fn the_json_has_exactly_the_fields_of_its_schema() {
     assert_eq!(repository["unreadable"][0]["label"], "20261120T020000Z-full-3f9a1c");
 }
 
+#[test]
+fn a_history_that_cannot_be_read_is_named_and_hides_nothing_else() {
+    let bare = Bare::new("info_history");
+    bare.tool("init").run().expect_code(0);
+    for timeline in [2, 3] {
+        let name = bare.history(timeline, "1\t0/3000000\tno recovery target specified\n");
+        let push = bare.tool("archive-push").arg(format!("pg_wal/{name}"));
+        push.run().expect_code(0);
+    }
+    let stored: Vec<_> = walk(&bare.repository.join("main/wal"))
+        .into_iter()
+        .filter(|path| path.to_string_lossy().contains("00000002.history"))
+        .collect();
+    assert_eq!(stored.len(), 1, "{stored:?}");
+    mutilate::flip_middle_bit(&stored[0]);
+    let info = |arguments: &[&str]| bare.tool("info").args(arguments).run().expect_code(1);
+    info(&[])
+        .expect_said("UNREADABLE: the history of timeline 2")
+        .expect_said("00000002.history")
+        .expect_said("no backup")
+        .expect_said("cannot read all of repository local");
+    let report = info(&["--format", "json"]).json();
+    let schema: Value = serde_json::from_str(&project_file("docs/info.schema.json")).unwrap();
+    check(&schema, &schema, &report, "report");
+    let repository = &report["repositories"][0];
+    assert!(repository["error"].is_null(), "{report}");
+    let unreadable = repository["systems"][0]["unreadable_histories"].as_array().unwrap();
+    assert_eq!(unreadable.len(), 1, "{report}");
+    assert_eq!(unreadable[0]["timeline"], 2, "{report}");
+}
+
+fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(walk(&path)),
+            false => found.push(path),
+        }
+    }
+    found
+}
+
 /// As much of JSON Schema as the schema uses: type, properties, required, additionalProperties, items, $ref.
 fn check(root: &Value, schema: &Value, value: &Value, at: &str) {
     if let Some(name) = schema["$ref"].as_str() {

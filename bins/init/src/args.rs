@@ -18,7 +18,7 @@ pub struct Args {
     ///
     /// The recipient goes into the configuration of every host that writes. The identity opens the repository:
     /// keep copies of it away from the hosts that are backed up.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "new_history"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "new_history", "replace"])]
     pub generate_key: Option<PathBuf>,
 
     /// Check configuration, server settings, repositories and keys, and create nothing
@@ -30,6 +30,12 @@ pub struct Args {
     /// Backups and WAL of the former system identifier stay and can be restored.
     #[arg(long)]
     pub new_history: bool,
+
+    /// Create or accept another repository in place of the one with this UUID, which this host used before
+    ///
+    /// Without it init refuses where a repository is gone that this host knows: most often its file system is not mounted.
+    #[arg(long, value_name = "UUID", conflicts_with = "check")]
+    pub replace: Option<String>,
 
     #[command(flatten)]
     pub repositories: Repositories,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::codec::{ContentKind, decode_small, encode_small};
 use common::config::{Cluster, Config};
-use common::error::{Error, Kind, Result, chain};
+use common::error::{Context, Error, Kind, Result, chain};
 use common::exit;
 use common::open;
 use common::postgres::{ControlFile, Session};
@@ -17,11 +17,14 @@ use common::time::UtcTime;
 use common::units::{ByteSize, display_duration};
 
 use crate::args::Args;
+use crate::{command, create};
 
 /// More than this between the host's clock and a store's confuses expiry and retention.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(600);
 /// Less than this part of a file system free is too little.
 const FREE_SHARE: f64 = 0.10;
+/// Less than this does not even hold a few WAL segments.
+const LEAST_FREE: u64 = 64 << 20;
 
 /// What a check found.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub fn run(
     let control = cluster.data_directory().and_then(ControlFile::read);
     let mut findings = vec![finding(
         "data directory",
-        control.as_ref().map_err(copy).and_then(|control| {
+        control.as_ref().map_err(Error::copy).and_then(|control| {
             let directory = cluster.data_directory()?;
             Ok(format!(
                 "{} holds PostgreSQL {}, system identifier {}",
@@ -64,11 +67,28 @@ pub fn run(
             ))
         }),
     )];
+    for path in &cluster.extra_paths {
+        let there = std::fs::metadata(path).map(|_| "there".to_owned());
+        let there = there
+            .context(|| "look at it")
+            .map_err(|error| error.hint("mend extra_paths, or base backups fail"));
+        findings.push(finding(format!("extra path {}", path.display()), there));
+    }
     findings.extend(check_server(cluster, environment));
+    if !config.repositories.iter().any(|repository| repository.required) {
+        let message = "none is required: WAL counts as archived as soon as any one has it";
+        let error = wrong(message.to_owned(), "leave out required = false where WAL must arrive");
+        findings.push(finding("repositories", Err(error)));
+    }
     match open::repositories(config, cluster, &args.repositories.names) {
         Err(error) => findings.push(finding("repositories", Err(error))),
         Ok(repositories) => {
             for repository in &repositories {
+                if let Ok(directory) = cluster.data_directory()
+                    && let Err(error) = create::not_inside(repository, directory)
+                {
+                    findings.push(finding(format!("repository \"{}\" place", repository.name), Err(error)));
+                }
                 findings.extend(check_repository(repository, control.as_ref().ok()));
             }
         }
@@ -90,34 +110,37 @@ pub fn run(
     ))
 }
 
-fn copy(error: &Error) -> Error {
-    let copy = Error::new(error.kind(), chain(error));
-    match error.nearest_hint() {
-        Some(hint) => copy.hint(hint),
-        None => copy,
-    }
-}
-
 fn wrong(message: String, hint: &str) -> Error {
     Error::new(Kind::Failed, message).hint(hint)
 }
 
+/// Says of a setting's value whether it will do.
+type Judge<'a> = &'a dyn Fn(&str) -> Result<String>;
+
 fn check_server(cluster: &Cluster, environment: &dyn Fn(&str) -> Option<String>) -> Vec<Finding> {
+    let archive_command = |value: &str| {
+        command::judge(value, &|path| {
+            std::fs::metadata(path).is_ok_and(|found| found.is_file())
+        })
+    };
+    let judges: [(&str, Judge<'_>); 5] = [
+        ("wal_level", &judge_wal_level),
+        ("archive_mode", &judge_archive_mode),
+        ("archive_command", &archive_command),
+        ("archive_timeout", &judge_archive_timeout),
+        ("max_wal_senders", &judge_max_wal_senders),
+    ];
     let mut session = match cluster
         .connection(environment)
         .and_then(|settings| Session::connect(&settings))
     {
         Ok(session) => session,
-        Err(error) => return vec![finding("server", Err(error))],
+        Err(error) => {
+            let names: Vec<&str> = judges.iter().map(|(name, _)| *name).collect();
+            let error = error.context(format!("not checked: {}", names.join(", ")));
+            return vec![finding("server", Err(error))];
+        }
     };
-    type Judge = fn(&str) -> Result<String>;
-    let judges: [(&str, Judge); 5] = [
-        ("wal_level", judge_wal_level),
-        ("archive_mode", judge_archive_mode),
-        ("archive_command", judge_archive_command),
-        ("archive_timeout", judge_archive_timeout),
-        ("max_wal_senders", judge_max_wal_senders),
-    ];
     let mut findings = vec![finding(
         "server",
         Ok(format!("PostgreSQL {} answers", session.server_version().number())),
@@ -170,16 +193,6 @@ fn judge_archive_mode(value: &str) -> Result<String> {
     }
 }
 
-fn judge_archive_command(value: &str) -> Result<String> {
-    if value.contains("pgkeep-archive-push") && value.contains("%p") {
-        return Ok(value.to_owned());
-    }
-    Err(wrong(
-        format!("\"{value}\" does not call pgkeep-archive-push %p"),
-        "set archive_command = 'pgkeep-archive-push %p' and reload",
-    ))
-}
-
 fn judge_archive_timeout(value: &str) -> Result<String> {
     match value {
         "0" => Err(wrong(
@@ -214,7 +227,7 @@ fn judge_clock(host: UtcTime, store: UtcTime) -> Result<String> {
 
 fn judge_space(free: u64, total: u64) -> Result<String> {
     let said = format!("{} of {} free", ByteSize(free), ByteSize(total));
-    if total == 0 || free as f64 / total as f64 >= FREE_SHARE {
+    if total == 0 || (free as f64 / total as f64 >= FREE_SHARE && free >= LEAST_FREE) {
         return Ok(said);
     }
     Err(wrong(said, "enlarge the file system, or shorten retention"))
@@ -240,7 +253,7 @@ fn check_repository(repository: &Repository, control: Option<&ControlFile>) -> V
         return findings;
     }
     if let Some(control) = control {
-        let known = events::require_system(repository, control.system_id);
+        let known = events::require_current_system(repository, control.system_id);
         findings.push(finding(
             what("system identifier"),
             known.map(|system| system.system.to_string()),
@@ -295,6 +308,9 @@ fn check_key(repository: &Repository) -> Result<String> {
         return Ok("not encrypted".to_owned());
     }
     let recipients = repository.sealing.recipients().len();
+    if let Some(why) = repository.opening.why_unusable() {
+        return Err(why.copy());
+    }
     if !repository.opening.has_identity() {
         return Ok(format!("{recipients} recipients, no identity: this host writes only"));
     }
@@ -316,8 +332,6 @@ mod tests {
         for (judged, mend) in [
             (judge_wal_level("minimal"), "wal_level = replica"),
             (judge_archive_mode("off"), "archive_mode = on"),
-            (judge_archive_command("(disabled)"), "pgkeep-archive-push %p"),
-            (judge_archive_command("pgkeep-archive-push"), "pgkeep-archive-push %p"),
             (judge_archive_timeout("0"), "archive_timeout = 60"),
             (judge_max_wal_senders("0"), "max_wal_senders = 10"),
         ] {
@@ -325,7 +339,6 @@ mod tests {
         }
         assert!(judge_wal_level("logical").is_ok());
         assert!(judge_archive_mode("always").is_ok());
-        assert!(judge_archive_command("/usr/bin/pgkeep-archive-push --config /x \"%p\"").is_ok());
         assert!(judge_archive_timeout("60").is_ok());
         assert!(judge_max_wal_senders("10").is_ok());
     }
@@ -339,8 +352,9 @@ mod tests {
 
     #[test]
     fn a_file_system_nearly_full_fails() {
-        assert!(judge_space(5, 100).is_err());
-        assert!(judge_space(10, 100).is_ok());
+        assert!(judge_space(5 << 30, 100 << 30).is_err());
+        assert!(judge_space(10 << 30, 100 << 30).is_ok());
+        assert!(judge_space(2 << 20, 12 << 20).is_err(), "a fifth of nearly nothing");
         assert!(judge_space(0, 0).is_ok());
     }
 }

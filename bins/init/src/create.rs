@@ -1,5 +1,7 @@
 //! Creates the cluster's part of each repository, or makes sure that it is there and this cluster's own.
 
+use std::path::Path;
+
 use common::config::{Cluster, Config};
 use common::error::{Error, Kind, Result, chain};
 use common::exit;
@@ -24,7 +26,10 @@ pub fn run(config: &Config, cluster: &Cluster, args: &Args, now: UtcTime) -> Res
     let pins = Pins::new(&config.state_directory, &name);
     let mut failed: Option<Error> = None;
     for repository in &open::repositories(config, cluster, &args.repositories.names)? {
-        match create(repository, &control, args.new_history, &pins, now) {
+        let created = not_inside(repository, data_directory)
+            .and_then(|()| not_lost(repository, &pins, args.replace.as_deref()))
+            .and_then(|()| create(repository, &control, args.new_history, &pins, now));
+        match created {
             Ok(line) => exit::print(&format!("{line}\n"))?,
             Err(error) if repository.required && failed.is_none() => {
                 failed = Some(error.context(format!("cannot create repository \"{}\"", repository.name)));
@@ -33,6 +38,60 @@ pub fn run(config: &Config, cluster: &Cluster, args: &Args, now: UtcTime) -> Res
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Refuses to make or take another repository in place of one that this host knows.
+fn not_lost(repository: &Repository, pins: &Pins, replaced: Option<&str>) -> Result<()> {
+    let known = pins.read(&repository.name, &repository.url);
+    match &known {
+        Ok(Some(pin)) if replaced == Some(pin.uuid.as_str()) => return Ok(()),
+        Ok(None) => return Ok(()),
+        _ => {}
+    }
+    let Some(pin) = known? else { return Ok(()) };
+    match pins.compare(repository) {
+        Err(error) if error.kind() == Kind::NotFound => Err(Error::new(
+            Kind::Refused,
+            format!(
+                "this host knows it with UUID {}, and there is none at {}",
+                pin.uuid, repository.url
+            ),
+        )
+        .hint(format!(
+            "is its file system mounted, is the url right? if it is gone for good: pgkeep-init --replace {}",
+            pin.uuid
+        ))),
+        outcome => outcome.map(|_| ()),
+    }
+}
+
+/// Refuses a repository inside the data directory, which would be backed up into itself, and the reverse.
+pub fn not_inside(repository: &Repository, data_directory: &Path) -> Result<()> {
+    let Some(root) = repository.url.strip_prefix("file://").map(Path::new) else {
+        return Ok(());
+    };
+    // What is not there yet lies where the nearest directory above it does.
+    let resolve = |path: &Path| {
+        let there = path
+            .ancestors()
+            .find_map(|above| Some((above, above.canonicalize().ok()?)));
+        there.map_or_else(
+            || path.to_owned(),
+            |(above, real)| real.join(path.strip_prefix(above).unwrap_or(path)),
+        )
+    };
+    let (root, data) = (resolve(root), resolve(data_directory));
+    if root.starts_with(&data) || data.starts_with(&root) {
+        let message = format!(
+            "the repository {} and the data directory {} lie in each other",
+            root.display(),
+            data.display()
+        );
+        return Err(
+            Error::new(Kind::Config, message).hint("keep backups on another file system, better on another machine")
+        );
+    }
+    Ok(())
 }
 
 fn create(

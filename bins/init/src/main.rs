@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod command;
 mod create;
 mod key;
 

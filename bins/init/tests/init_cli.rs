@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use system_tests::{Bare, Tool, mutilate};
+use system_tests::{Bare, Tool, account, mutilate};
 
 #[test]
 fn help_version_and_configuration_are_answered_as_everywhere() {
@@ -98,6 +98,98 @@ fn init_may_run_again_and_changes_nothing_then() {
     mutilate::remove(&before.1[0]);
     bare.tool("init").run().expect_code(0);
     assert_eq!(objects().len(), 1);
+}
+
+/// The UUID that this host knows.
+fn uuid_of(bare: &Bare) -> String {
+    let text = fs::read(bare.repository.join("main/repository.json")).unwrap();
+    let identity: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    identity["uuid"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_repository_that_is_gone_is_not_silently_made_anew() {
+    let bare = Bare::new("init_gone");
+    bare.tool("init").run().expect_code(0);
+    let first = uuid_of(&bare);
+    let aside = bare.scratch.path("aside");
+
+    // Its file system is not mounted.
+    fs::rename(&bare.repository, &aside).unwrap();
+    bare.scratch.create_dir("repository");
+    bare.tool("init")
+        .run()
+        .expect_code(1)
+        .expect_said(&first)
+        .expect_said("is its file system mounted")
+        .expect_said(&format!("pgkeep-init --replace {first}"));
+    assert_eq!(fs::read_dir(&bare.repository).unwrap().count(), 0, "nothing was made");
+    bare.tool("init").args(["--replace", "another"]).run().expect_code(1);
+    bare.tool("init").args(["--replace", &first]).run().expect_code(0);
+    let second = uuid_of(&bare);
+    assert_ne!(first, second);
+
+    // The first one is back, and is no longer the one that this host knows.
+    fs::remove_dir_all(&bare.repository).unwrap();
+    fs::rename(&aside, &bare.repository).unwrap();
+    bare.tool("init")
+        .run()
+        .expect_code(1)
+        .expect_said(&first)
+        .expect_said(&second);
+    bare.tool("init").args(["--replace", &second]).run().expect_code(0);
+    bare.tool("init").run().expect_code(0);
+
+    // What this host knows cannot be read: then it knows nothing for sure.
+    let pin = bare.scratch.path("state/main/repository/local.json");
+    account::write(&pin, "{\"x", 0o600);
+    bare.tool("init")
+        .run()
+        .expect_code(1)
+        .expect_said("it is damaged")
+        .expect_said("hint:");
+}
+
+#[test]
+fn a_repository_does_not_lie_in_what_it_keeps() {
+    let bare = Bare::new("init_inside");
+    for (from, to) in [
+        (bare.repository.clone(), bare.data.join("backups")),
+        (bare.repository.clone(), bare.scratch.path("")),
+    ] {
+        let text = bare.text.replace(
+            &format!("file://{}", from.display()),
+            &format!("file://{}", to.display()),
+        );
+        bare.configure(&text);
+        bare.tool("init")
+            .run()
+            .expect_code(2)
+            .expect_said("lie in each other")
+            .expect_said("hint:");
+        assert!(!to.join("main").exists());
+    }
+}
+
+#[test]
+fn a_missing_identity_does_not_keep_a_host_from_storing() {
+    let bare = Bare::new("init_no_identity");
+    let file = bare.scratch.path("identity.txt");
+    let ran = Tool::new("init").arg("--generate-key").arg(&file).run().expect_code(0);
+    let line = format!(
+        "encryption = {{ recipients = [\"{}\"], identity_file = \"{}\" }}\n",
+        ran.stdout.trim(),
+        file.display()
+    );
+    bare.configure(&format!("{}{line}", bare.text));
+    mutilate::remove(&file);
+    bare.tool("init").run().expect_code(0);
+    bare.tool("init")
+        .arg("--check")
+        .run()
+        .expect_code(1)
+        .expect_said("FAIL repository \"local\" key")
+        .expect_said(&file.display().to_string());
 }
 
 #[test]

@@ -19,8 +19,8 @@ use common::repository::reader::{self, Bundle};
 use common::repository::{Label, Repository};
 use common::sorter::Sorted;
 
+use crate::layout::{Layout, Spot};
 use crate::piece::{Part, Piece};
-use crate::place::{Layout, Spot};
 
 /// Read and written in one go, in bytes; a multiple of the codec's frame.
 const STEP_BYTES: usize = 1 << 20;
@@ -86,6 +86,19 @@ impl<'a> Sources<'a> {
             Some(info) => reader::open_bundle(repository, &info, bundle),
             None => reader::open_unfinished_bundle(repository, self.label(label)?, bundle),
         }
+    }
+
+    /// The repository and the object that hold a bundle, as messages name them.
+    fn place(&self, (at, label, bundle): (usize, u32, u32)) -> String {
+        let Some(repository) = self.repositories.get(at) else {
+            return format!("bundle {bundle}");
+        };
+        let key = self.label(label).and_then(|label| {
+            let name = format!("data/{bundle}.tar.zst{}", repository.suffix()?);
+            repository.keys().of_backup(label, &name)
+        });
+        let object = repository.store.describe(key.as_ref().ok());
+        format!("read {object} of repository \"{}\"", repository.name)
     }
 
     fn give_up(&self, at: usize, label: u32, bundle: u32, error: &Error) {
@@ -244,6 +257,7 @@ impl Worker<'_> {
                 Err(Trouble::Writing(error)) => return Err(error.context(format!("write {}", path.display()))),
                 Err(Trouble::Reading(error)) => {
                     self.open = None;
+                    let error = error.context(self.sources.place((at, piece.label, piece.bundle)));
                     self.sources.give_up(at, piece.label, piece.bundle, &error);
                     // A damaged copy says more than an absent one.
                     if first.as_ref().is_none_or(|first| first.kind() == Kind::NotFound) {
@@ -258,7 +272,10 @@ impl Worker<'_> {
             Some(error) if error.kind() == Kind::Config => error.context(message),
             Some(error) => error
                 .context(message)
-                .hint("another repository that holds this backup may have it whole: try --repository NAME"),
+                .hint(
+                    "no repository that was asked has it whole: ask one that was left out (--repository NAME), or restore an \
+                     earlier backup (--backup LABEL; pgkeep-info lists them), from which the WAL leads to the same target",
+                ),
             None => Error::new(Kind::Corrupt, format!("{message}: no repository has it whole")),
         })
     }

@@ -1,13 +1,18 @@
 //! `pgkeep-restore`: a backup, or any moment in its window, into a directory.
 
+mod archived;
 mod args;
+mod describe;
 mod fetch;
+mod layout;
+mod maps;
 mod piece;
 mod place;
 mod plan;
-mod progress;
-mod reach;
+mod prepare;
+mod refusal;
 mod restore;
+mod route;
 mod settings;
 mod show;
 mod survey;
@@ -27,8 +32,7 @@ use common::process;
 use common::time::UtcTime;
 
 use crate::args::{ArchiveMode, Args, TargetAction};
-use crate::plan::NoMaps;
-use crate::restore::{Order, Prepared};
+use crate::prepare::{Order, Prepared, prepare};
 use crate::target::{Action, Request, Timeline, Wanted};
 
 fn main() -> ExitCode {
@@ -43,7 +47,7 @@ fn run(args: Args) -> Result<()> {
     let order = order(&args, &config, cluster, now)?;
     if args.dry_run {
         let repositories = open::repositories(&config, cluster, &args.repositories.names)?;
-        let prepared = restore::prepare(&order, &repositories, &NoMaps)?;
+        let prepared = prepare(&order, &repositories)?;
         exit::print(&shown(&prepared, args.format.format)?)?;
         return prepared.check_destination();
     }
@@ -59,7 +63,7 @@ fn run(args: Args) -> Result<()> {
 
 fn work(args: &Args, config: &Config, cluster: &Cluster, order: &Order) -> Result<Report> {
     let repositories = open::repositories(config, cluster, &args.repositories.names)?;
-    let prepared = restore::prepare(order, &repositories, &NoMaps)?;
+    let prepared = prepare(order, &repositories)?;
     shown(&prepared, FormatName::Text)?
         .lines()
         .for_each(|line| log::info!("{line}"));
@@ -139,7 +143,7 @@ fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Resul
     let executable = std::env::current_exe().ok();
     Ok(Order {
         request: request(args, now)?,
-        places: place::Places {
+        places: layout::Places {
             to,
             tablespaces,
             wal: args.wal_dir.as_deref().map(absolute).transpose()?,

@@ -1,7 +1,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
+use common::repository::Label;
 use common::repository::wal::{Range, WalList};
+
+use crate::maps::Ending;
+use crate::refusal::windows;
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -107,20 +111,60 @@ fn now() -> UtcTime {
     moment("22:00")
 }
 
+/// Where no map can be read.
+struct NoMaps;
+
+impl Maps for NoMaps {
+    fn find(&self, _: Wanted<'_>, _: &Walk) -> Lookup {
+        Lookup::Unknown("no map".into())
+    }
+
+    fn ending(&self, _: &Walk) -> Ending {
+        Ending {
+            unknown: Some("no map".into()),
+            ..Ending::default()
+        }
+    }
+}
+
 /// What is known of the end of WAL and of one transaction or restore point.
 #[derive(Default)]
 struct Known {
     lookup: Option<Lookup>,
-    last_commit: Option<UtcTime>,
+    ending: Ending,
 }
 
 impl Maps for Known {
     fn find(&self, _: Wanted<'_>, _: &Walk) -> Lookup {
-        self.lookup.unwrap_or(Lookup::Unknown)
+        self.lookup.clone().unwrap_or(Lookup::Unknown("no map".into()))
     }
 
-    fn last_commit(&self, _: &Walk) -> Option<UtcTime> {
-        self.last_commit
+    fn ending(&self, _: &Walk) -> Ending {
+        self.ending.clone()
+    }
+}
+
+fn found(lookup: Lookup) -> Known {
+    Known {
+        lookup: Some(lookup),
+        ending: Ending::default(),
+    }
+}
+
+fn places(lsns: &[Lsn]) -> Lookup {
+    Lookup::At(lsns.iter().map(|lsn| Place { lsn: *lsn, time: None }).collect())
+}
+
+/// All is known: the last commit, and the last record, in segment 18.
+fn commits(last: &str) -> Known {
+    Known {
+        lookup: None,
+        ending: Ending {
+            last_commit: Some(moment(last)),
+            seen: Some(moment(last)),
+            last_record: Some(at(18, 0x500)),
+            unknown: None,
+        },
     }
 }
 
@@ -207,23 +251,18 @@ fn every_target_on_every_timeline_finds_its_backup() {
 
 #[test]
 fn what_the_maps_know_chooses_the_backup_before_a_transaction() {
-    let known = |lookup| Known {
-        lookup: Some(lookup),
-        last_commit: None,
-    };
+    let known = |lsn| found(places(&[lsn]));
+    let absent = found(Lookup::Absent(There::default()));
     let xid = request(Target::Xid(734));
-    assert_eq!(answer(&xid, &archive(), &known(Lookup::At(at(10, 0x80)))), Ok(('c', 3)));
-    assert_eq!(answer(&xid, &archive(), &known(Lookup::At(at(3, 0x80)))), Ok(('a', 3)));
-    assert_eq!(
-        answer(&xid, &archive(), &known(Lookup::At(at(1, 0x80)))),
-        Err(Kind::Refused)
-    );
-    assert_eq!(answer(&xid, &archive(), &known(Lookup::Absent)), Err(Kind::Refused));
+    assert_eq!(answer(&xid, &archive(), &known(at(10, 0x80))), Ok(('c', 3)));
+    assert_eq!(answer(&xid, &archive(), &known(at(3, 0x80))), Ok(('a', 3)));
+    assert_eq!(answer(&xid, &archive(), &known(at(1, 0x80))), Err(Kind::Refused));
+    assert_eq!(answer(&xid, &archive(), &absent), Err(Kind::Refused));
     let name = Request {
         timeline: Timeline::Number(TimelineId(2)),
         ..request(Target::Name("x".into()))
     };
-    let choice = decide(&name, &archive(), &known(Lookup::At(at(10, 0))), now()).unwrap();
+    let choice = decide(&name, &archive(), &known(at(10, 0)), now()).unwrap();
     // A record that ends where a segment does needs nothing of the next one.
     assert_eq!(
         choice.wal,
@@ -250,11 +289,61 @@ fn where_the_maps_know_nothing_the_plan_says_so() {
     }
     let choice = decided(&request(time("21:00")));
     assert!(
-        choice.notes[0].contains("not known when the last transaction"),
+        choice.notes[0].contains("could not be checked whether a transaction was committed after the target (no map)"),
         "{:?}",
         choice.notes
     );
-    assert!(decided(&request(time("15:00"))).notes.is_empty());
+    let known = decide(&request(time("15:00")), &archive(), &commits("15:30"), now()).unwrap();
+    assert!(known.notes.is_empty(), "{:?}", known.notes);
+}
+
+#[test]
+fn a_restore_point_that_is_there_twice_is_reached_from_the_newest_backup_that_meets_one_of_them_first() {
+    let name = |places| decide(&request(Target::Name("x".into())), &archive(), &places, now());
+    // From d PostgreSQL would meet the first one between the backup's start and its end, and fail.
+    let within = found(places(&[at(14, 0x80), at(16, 0)]));
+    let choice = name(within).unwrap();
+    assert_eq!(choice.backup.label, label('c'));
+    assert!(choice.notes[0].contains("in WAL 2 times"), "{:?}", choice.notes);
+    assert_eq!(choice.wal.last().unwrap().last, SegmentNumber(14));
+    let choice = name(found(places(&[at(3, 0x80), at(16, 0x80)]))).unwrap();
+    assert_eq!(
+        (choice.backup.label, choice.wal.last().unwrap().last),
+        (label('d'), SegmentNumber(16))
+    );
+}
+
+#[test]
+fn what_is_not_in_the_maps_is_refused_with_what_there_is() {
+    let point = |name: &str| (name.to_owned(), Some(moment("15:00")));
+    let there = There {
+        points: 7,
+        last_points: [point("row 1"), point("row 2")].into(),
+        nearest: Some((1, "row 2".into())),
+        transactions: 9,
+        xids: Some((730, 750)),
+    };
+    let refused = |target, there| {
+        let error = decide(&request(target), &archive(), &found(Lookup::Absent(there)), now()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        format!("{} / {}", common::error::chain(&error), error.nearest_hint().unwrap())
+    };
+    let name = refused(Target::Name("row 22".into()), there.clone());
+    for part in [
+        "restore point \"row 22\" is not in the archived WAL",
+        "did you mean \"row 2\"?",
+        "7 restore points",
+        "\"row 1\" (2026-11-20T15:00:00Z)",
+    ] {
+        assert!(name.contains(part), "{name}");
+    }
+    let xid = refused(Target::Xid(900), there);
+    assert!(
+        xid.contains("9 transactions") && xid.contains("from 730 to 750"),
+        "{xid}"
+    );
+    let nothing = refused(Target::Xid(900), There::default());
+    assert!(nothing.contains("no transaction ends"), "{nothing}");
 }
 
 #[test]
@@ -269,25 +358,19 @@ fn a_target_without_an_action_pauses_and_no_target_promotes() {
 }
 
 #[test]
-fn a_time_behind_the_last_commit_means_the_end_of_wal_where_the_archive_covers_it() {
-    let commits = |last: &str| Known {
-        lookup: None,
-        last_commit: Some(moment(last)),
-    };
+fn a_time_behind_the_last_commit_means_the_last_record_where_the_archive_covers_it() {
     // The last commit was at 15:30; backup d stopped at 16:00, so WAL until then is there.
-    let choice = decide(&request(time("15:45")), &archive(), &commits("15:30"), now()).unwrap();
-    assert_eq!((choice.target, choice.action), (Target::End, Action::Promote));
-    assert!(choice.notes[0].contains("nothing was committed after the target"));
-    let paused = Request {
-        action: Some(Action::Pause),
+    let exclusive = Request {
+        exclusive: true,
         ..request(time("15:45"))
     };
-    assert_eq!(
-        decide(&paused, &archive(), &commits("15:30"), now())
-            .unwrap_err()
-            .kind(),
-        Kind::Refused
-    );
+    for request in [request(time("15:45")), exclusive] {
+        let choice = decide(&request, &archive(), &commits("15:30"), now()).unwrap();
+        // What is archived later holds later commits: recovery must not go on to them.
+        assert_eq!((choice.target, choice.exclusive), (Target::Lsn(at(18, 0x500)), false));
+        assert_eq!((choice.action, choice.to_end), (Action::Pause, false));
+        assert!(choice.notes[0].contains("nothing was committed after the target"));
+    }
     // Nothing shows that WAL until 17:00 is there.
     let error = decide(&request(time("17:00")), &archive(), &commits("15:30"), now()).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
@@ -295,27 +378,43 @@ fn a_time_behind_the_last_commit_means_the_end_of_wal_where_the_archive_covers_i
         error.nearest_hint().unwrap().contains("2026-11-20T16:00:00Z"),
         "{error:?}"
     );
-    // A later commit shows it.
+    // A later commit shows it, or a later restore point.
     let choice = decide(&request(time("17:00")), &archive(), &commits("18:00"), now()).unwrap();
     assert_eq!(choice.target, time("17:00"));
+    let mut seen = commits("15:30");
+    seen.ending.seen = Some(moment("18:00"));
+    let choice = decide(&request(time("17:00")), &archive(), &seen, now()).unwrap();
+    assert_eq!(choice.target, Target::Lsn(at(18, 0x500)));
+}
+
+#[test]
+fn where_the_last_record_is_not_known_all_wal_stands_in_and_only_a_promotion_ends_it() {
+    let mut known = commits("15:30");
+    for last_record in [None, Some(at(14, 0x100))] {
+        known.ending.last_record = last_record;
+        let choice = decide(&request(time("15:45")), &archive(), &known, now()).unwrap();
+        assert_eq!(choice.backup.label, label('c'));
+    }
+    let late = |action| Request {
+        action,
+        ..request(time("16:00"))
+    };
+    let choice = decide(&late(None), &archive(), &known, now()).unwrap();
+    assert_eq!((choice.target, choice.action), (Target::End, Action::Promote));
+    let paused = decide(&late(Some(Action::Pause)), &archive(), &known, now()).unwrap_err();
+    assert_eq!(paused.kind(), Kind::Refused);
 }
 
 #[test]
 fn the_last_commit_itself_is_reached_exclusively_only() {
-    let commits = Known {
-        lookup: None,
-        last_commit: Some(moment("17:00")),
-    };
-    let choice = decide(&request(time("17:00")), &archive(), &commits, now()).unwrap();
-    assert_eq!(choice.target, Target::End);
+    let choice = decide(&request(time("17:00")), &archive(), &commits("17:00"), now()).unwrap();
+    assert_eq!(choice.target, Target::Lsn(at(18, 0x500)));
     let exclusive = Request {
         exclusive: true,
         ..request(time("17:00"))
     };
-    assert_eq!(
-        decide(&exclusive, &archive(), &commits, now()).unwrap().target,
-        time("17:00")
-    );
+    let choice = decide(&exclusive, &archive(), &commits("17:00"), now()).unwrap();
+    assert_eq!((choice.target, choice.exclusive), (time("17:00"), true));
 }
 
 #[test]
@@ -325,7 +424,7 @@ fn a_refused_moment_comes_with_the_windows_that_can_be_reached() {
     for part in [
         "2026-11-20T02:00:00Z to 2026-11-20T08:00:00Z",
         "0/15000000 (timeline 1)",
-        "0/13000000 (timeline 3)",
+        "2026-11-20T02:00:00Z to 2026-11-20T16:00:00Z and on to LSN 0/13000000 (timeline 3)",
     ] {
         assert!(hint.contains(part), "{hint}");
     }
@@ -435,8 +534,8 @@ fn no_backup_is_not_found_and_temporary_where_a_repository_is_silent() {
 #[test]
 fn a_newer_backup_on_another_branch_is_mentioned() {
     let choice = decided(&request(time("09:00")));
-    assert!(choice.notes[0].contains(&label('b').to_string()), "{:?}", choice.notes);
-    assert!(choice.notes[0].contains("--target-timeline 1"), "{:?}", choice.notes);
+    assert!(choice.notes[1].contains(&label('b').to_string()), "{:?}", choice.notes);
+    assert!(choice.notes[1].contains("--target-timeline 1"), "{:?}", choice.notes);
     assert!(decided(&request(Target::End)).notes.is_empty());
 }
 
@@ -466,14 +565,14 @@ fn the_wal_that_is_needed_follows_the_history() {
 
 #[test]
 fn windows_span_backups_whose_wal_is_joined() {
-    let found = windows(&archive());
+    let found = windows(&archive(), &NoMaps);
     let short: Vec<(u32, UtcTime, UtcTime)> = found.iter().map(|one| (one.timeline.0, one.from, one.to)).collect();
     assert_eq!(
         short,
         [
             (1, moment("02:00"), moment("08:00")),
-            (2, moment("13:00"), moment("13:00")),
-            (3, moment("16:00"), moment("16:00")),
+            (2, moment("02:00"), moment("13:00")),
+            (3, moment("02:00"), moment("16:00")),
         ]
     );
 }

@@ -1,36 +1,34 @@
 //! The steps of a restore, in order.
 //!
 //! Promises that PostgreSQL cannot start on what is not whole: pg_control is written under another name, and gets its
-//! own only when all else is on disk. Until then [`MARKER`] says what the directory is.
+//! own only when all else is on disk. Until then [`MARKER`] says what the directory is. What is to be done has been
+//! decided by [`crate::prepare`].
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::durable;
 use common::error::{Context, Error, Kind, Result};
 use common::postgres::manifest::manifest_path;
 use common::postgres::{Major, ManifestWriter, WalRange, recovery};
-use common::repository::backup::{self, BackupInfo};
+use common::progress::{self, Progress};
 use common::repository::manifest::{Entry, Node};
-use common::repository::{Label, Repository, reader};
+use common::repository::reader;
 use common::sorter::{Sorted, Sorter};
 use common::time::UtcTime;
 use common::units::ByteSize;
 
 use crate::fetch::{self, Sources};
+use crate::layout::{CONTROL, CONTROL_TEMPORARY, MARKER, Spot};
 use crate::piece::Piece;
-use crate::place::{self, CONTROL, CONTROL_TEMPORARY, Layout, MARKER, Places, Spot};
-use crate::plan::{self, Choice, Maps};
-use crate::progress;
-use crate::settings::{self, Fetcher};
-use crate::show::{Place, Plan, PlannedBackup, PlannedWal, Space, Unheard};
-use crate::survey::{Survey, survey};
-use crate::target::{Request, Target};
+use crate::place;
+use crate::prepare::{Order, Prepared};
+use crate::settings;
+use crate::show::Plan;
 
 /// What the list of pieces may take in memory, in bytes; the rest waits on disk.
 const SORT_BYTES: usize = 16 << 20;
@@ -41,307 +39,7 @@ const CHANGED: [&[u8]; 3] = [
     b"data/standby.signal",
 ];
 
-/// All that was asked for.
-pub struct Order {
-    /// Which moment.
-    pub request: Request,
-    /// Where to.
-    pub places: Places,
-    /// The cluster's name.
-    pub cluster: String,
-    /// Where documents of backups are remembered.
-    pub cache: PathBuf,
-    /// How the restored server calls for WAL.
-    pub fetcher: Fetcher,
-    /// A standby's primary.
-    pub primary_conninfo: Option<String>,
-    /// Whether the restored server archives as the backup's configuration has it.
-    pub archiving: bool,
-    /// Number of workers.
-    pub jobs: usize,
-    /// Whether stderr is a terminal.
-    pub on_terminal: bool,
-    /// The time of the start.
-    pub now: UtcTime,
-}
-
-/// A restore that has been decided.
-pub struct Prepared<'a> {
-    /// What will be done, for the reader.
-    pub plan: Plan,
-    choice: Choice,
-    layout: Layout,
-    /// Repositories in the order in which they are read; the first holds the manifest.
-    repositories: Vec<&'a Repository>,
-    info: BackupInfo,
-    labels: Vec<Label>,
-    restore_command: String,
-}
-
-/// Decides what to do. Nothing is touched but the cache.
-///
-/// # Errors
-/// `NotFound`, `Refused`, `Config` with the reason why it cannot be done; what the repositories gave.
-pub fn prepare<'a>(order: &Order, repositories: &'a [Repository], maps: &dyn Maps) -> Result<Prepared<'a>> {
-    order.request.check()?;
-    let survey = survey(repositories, &order.cache, &order.request)?;
-    for silent in &survey.silent {
-        log::warn!("repository \"{}\" does not answer: {}", silent.name, silent.why);
-    }
-    let choice = plan::decide(&order.request, &survey.archive, maps, order.now)?;
-    let layout = Layout::new(&order.places, &choice.backup.tablespaces)?;
-    let (repositories, info, totals) = read_manifest(&survey, &choice, &layout)?;
-    let restore_command = order.fetcher.command()?;
-    let plan = describe(
-        order,
-        &survey,
-        &choice,
-        &layout,
-        &repositories,
-        &info,
-        &totals,
-        &restore_command,
-    )?;
-    let labels = totals.labels.into_iter().collect();
-    Ok(Prepared {
-        plan,
-        choice,
-        layout,
-        repositories,
-        info,
-        labels,
-        restore_command,
-    })
-}
-
-/// What the manifest adds up to.
-#[derive(Default)]
-struct Totals {
-    files: u64,
-    bytes: u64,
-    left_out: u64,
-    by_root: BTreeMap<PathBuf, u64>,
-    labels: BTreeSet<Label>,
-}
-
-/// Reads the whole manifest from the first repository that can give it; those that hold the backup come first.
-fn read_manifest<'a>(
-    survey: &Survey<'a>,
-    choice: &Choice,
-    layout: &Layout,
-) -> Result<(Vec<&'a Repository>, BackupInfo, Totals)> {
-    let label = choice.backup.label;
-    let holders = survey.holders.get(&label).map(Vec::as_slice).unwrap_or_default();
-    let mut first: Option<Error> = None;
-    for (at, repository) in holders.iter().enumerate() {
-        // The document is the repository's own: sizes of objects differ where encryption does.
-        match backup::read(repository, label).and_then(|info| Ok((add_up(repository, &info, layout)?, info))) {
-            Ok((totals, info)) => {
-                let mut order = vec![*repository];
-                order.extend(holders.iter().skip(at + 1));
-                order.extend(holders.iter().take(at));
-                let known: BTreeSet<&str> = holders.iter().map(|holder| holder.name.as_str()).collect();
-                order.extend(
-                    survey
-                        .answered
-                        .iter()
-                        .filter(|other| !known.contains(other.name.as_str())),
-                );
-                return Ok((order, info, totals));
-            }
-            Err(error) => {
-                let error = error.context(format!("read backup {label} from repository \"{}\"", repository.name));
-                if first.is_none() && at + 1 == holders.len() {
-                    return Err(error);
-                }
-                log::warn!("{}", common::error::chain(&error));
-                first.get_or_insert(error);
-            }
-        }
-    }
-    Err(first.unwrap_or_else(|| {
-        Error::new(
-            Kind::NotFound,
-            format!("no repository that answers completely holds backup {label}"),
-        )
-    }))
-}
-
-fn add_up(repository: &Repository, info: &BackupInfo, layout: &Layout) -> Result<Totals> {
-    let mut totals = Totals::default();
-    let roots: Vec<&Path> = layout.roots().into_iter().map(|(_, path)| path).collect();
-    reader::open_manifest(repository, info)?.for_each(|entry| {
-        let spot = layout.spot(&entry.path)?;
-        let Node::File(file) = &entry.node else { return Ok(()) };
-        match spot {
-            Spot::At(path) => {
-                totals.files += 1;
-                totals.bytes = totals.bytes.saturating_add(file.size);
-                if let Some(root) = roots.iter().find(|root| path.starts_with(root)) {
-                    let sum = totals.by_root.entry(root.to_path_buf()).or_default();
-                    *sum = sum.saturating_add(file.size);
-                }
-                totals
-                    .labels
-                    .extend(file.ranges.iter().map(|range| range.label.unwrap_or(info.label)));
-            }
-            Spot::Skip if entry.path.starts_with(b"extra/") => {
-                totals.left_out = totals.left_out.saturating_add(file.size);
-            }
-            Spot::Skip => {}
-            Spot::Link(..) => return Err(unfit(&entry, "a link")),
-        }
-        Ok(())
-    })?;
-    Ok(totals)
-}
-
-fn unfit(entry: &Entry, what: &str) -> Error {
-    let path = String::from_utf8_lossy(&entry.path);
-    Error::new(
-        Kind::Refused,
-        format!("the manifest has \"{path}\" as something else than {what}"),
-    )
-}
-
-#[allow(
-    clippy::too_many_arguments,
-    reason = "puts what was decided into one form, called once"
-)]
-fn describe(
-    order: &Order,
-    survey: &Survey<'_>,
-    choice: &Choice,
-    layout: &Layout,
-    repositories: &[&Repository],
-    info: &BackupInfo,
-    totals: &Totals,
-    restore_command: &str,
-) -> Result<Plan> {
-    let size = survey.archive.segment_size;
-    let needs: Vec<(PathBuf, u64)> = totals
-        .by_root
-        .iter()
-        .map(|(path, bytes)| (path.clone(), *bytes))
-        .collect();
-    let space = |volume: place::Volume| Space {
-        path: volume.path.display().to_string(),
-        needed_bytes: volume.needed,
-        free_bytes: volume.free,
-    };
-    let holders: BTreeSet<&str> = survey
-        .holders
-        .get(&info.label)
-        .into_iter()
-        .flatten()
-        .map(|one| one.name.as_str())
-        .collect();
-    let names = repositories
-        .iter()
-        .map(|one| one.name.clone())
-        .filter(|name| holders.contains(name.as_str()));
-    let alone = totals.labels.iter().all(|label| *label == info.label) && totals.left_out == 0;
-    let bundles = info
-        .objects
-        .iter()
-        .filter(|object| object.key.contains(".tar.zst"))
-        .map(|object| object.size);
-    let request = &order.request;
-    Ok(Plan {
-        schema: 1,
-        cluster: order.cluster.clone(),
-        to: layout.data.display().to_string(),
-        backup: PlannedBackup {
-            label: info.label,
-            kind: info.kind.to_string(),
-            stopped: info.stopped,
-            timeline: info.timeline,
-            start_lsn: info.start_lsn,
-            stop_lsn: info.stop_lsn,
-            server_version: info.server_version.clone(),
-        },
-        repositories: names.collect(),
-        silent: survey
-            .silent
-            .iter()
-            .map(|one| Unheard {
-                name: one.name.clone(),
-                why: one.why.clone(),
-            })
-            .collect(),
-        target: request.target.to_string(),
-        target_time: match &request.target {
-            Target::Time { time, .. } => Some(*time),
-            _ => None,
-        },
-        exclusive: request.exclusive,
-        action: if request.standby {
-            "standby".to_owned()
-        } else {
-            choice.action.to_string()
-        },
-        action_by_default: request.action.is_none() && choice.target != Target::End,
-        timeline: choice.timeline.0,
-        wal: PlannedWal {
-            stretches: choice
-                .wal
-                .iter()
-                .map(|stretch| plan::stretch_names(stretch, size))
-                .collect(),
-            bytes: plan::wal_bytes(&choice.wal, size),
-            segment_bytes: size,
-            to_end: choice.to_end,
-        },
-        files: totals.files,
-        size_bytes: totals.bytes,
-        fetch_bytes: alone.then(|| bundles.sum()),
-        extra_left_out_bytes: totals.left_out,
-        places: layout
-            .roots()
-            .into_iter()
-            .skip(1)
-            .map(|(what, path)| Place {
-                what,
-                path: path.display().to_string(),
-            })
-            .collect(),
-        space: place::volumes(&needs)?.into_iter().map(space).collect(),
-        archiving: order.archiving,
-        restore_command: restore_command.to_owned(),
-        notes: choice.notes.iter().cloned().chain(silence_note(survey)).collect(),
-    })
-}
-
-/// At the end of WAL, and for a new timeline's number, every repository is asked, and silence may not be taken for a no.
-fn silence_note(survey: &Survey<'_>) -> Option<String> {
-    let first = survey.silent.first()?;
-    let others: Vec<String> = survey
-        .answered
-        .iter()
-        .map(|repository| format!("--repository {}", repository.name))
-        .collect();
-    Some(format!(
-        "at the end of WAL and before a promotion the server asks repository {} too, and stops without its answer; to do \
-         without it, restore with {}",
-        first.name,
-        others.join(" ")
-    ))
-}
-
 impl Prepared<'_> {
-    /// The backup.
-    pub fn label(&self) -> Label {
-        self.info.label
-    }
-
-    /// Refuses a destination that is not empty; touches nothing.
-    ///
-    /// # Errors
-    /// `Refused`; what looking gave.
-    pub fn check_destination(&self) -> Result<()> {
-        self.layout.check_empty()
-    }
-
     /// Does it.
     ///
     /// # Errors
@@ -351,7 +49,8 @@ impl Prepared<'_> {
         let pieces = self.make_directories()?;
         let done = AtomicU64::new(0);
         let sources = Sources::new(self.labels.clone(), self.repositories.clone());
-        progress::showing(self.plan.size_bytes, order.on_terminal, &done, || {
+        let progress = Progress::begin("restored", self.plan.size_bytes, order.on_terminal, Instant::now());
+        progress::showing(progress, &done, || {
             fetch::fetch(pieces, &sources, &self.layout, order.jobs, &done)
         })?;
         self.finish_files()?;
@@ -368,7 +67,7 @@ impl Prepared<'_> {
 
     /// Makes the directories that are filled, and leaves the marker: from here on the restore has begun.
     fn begin(&self) -> Result<()> {
-        self.layout.check_empty()?;
+        place::check_empty(&self.layout)?;
         for (what, path) in self.layout.roots() {
             durable::create_dir_all(path, 0o700).map_err(|error| {
                 let error = error.context(format!("make {what}"));

@@ -88,7 +88,7 @@ pub fn recovery(
     RecoverySettings {
         restore_command,
         target: choice.target.for_recovery(),
-        exclusive: request.exclusive,
+        exclusive: choice.exclusive,
         timeline: if follow {
             TargetTimeline::Latest
         } else {

@@ -7,12 +7,12 @@ use common::error::{Error, Kind, Result, chain};
 use common::postgres::{SegmentSize, SystemId, TimelineHistory};
 use common::repository::backup::BackupInfo;
 use common::repository::catalog::{self, Catalog};
+use common::repository::reach::Wal;
 use common::repository::wal::{self, WalList};
 use common::repository::{Label, Repository};
 use common::time::UtcTime;
 
 use crate::plan::Archive;
-use crate::reach::Wal;
 use crate::target::{Request, Target};
 
 /// A repository that could not be read, or not wholly.
@@ -32,8 +32,10 @@ pub struct Survey<'a> {
     pub archive: Archive,
     /// Which of them hold a backup, in the order of the configuration.
     pub holders: BTreeMap<Label, Vec<&'a Repository>>,
-    /// Those that answered.
-    pub answered: Vec<&'a Repository>,
+    /// Those that answered, and the WAL that each lists.
+    pub answered: Vec<(&'a Repository, WalList)>,
+    /// Whose WAL that is, if there is a backup.
+    pub system: Option<SystemId>,
     /// Those that did not.
     pub silent: Vec<Silent>,
 }
@@ -67,7 +69,7 @@ pub fn survey<'a>(repositories: &'a [Repository], cache: &Path, request: &Reques
         .into_values()
         .filter(|backup| backup.system_identifier == identifier)
         .collect();
-    silent.finish(repositories.len(), Some(segment_size), own, holders, answered)
+    silent.finish(repositories.len(), Some((system, segment_size)), own, holders, answered)
 }
 
 type Found = (WalList, BTreeMap<common::postgres::TimelineId, TimelineHistory>);
@@ -97,7 +99,7 @@ impl Silence {
     fn finish<'a>(
         self,
         repositories: usize,
-        segment_size: Option<SegmentSize>,
+        system: Option<(SystemId, SegmentSize)>,
         backups: Vec<BackupInfo>,
         holders: Holders<'a>,
         found: Vec<(&'a Repository, Found)>,
@@ -115,11 +117,17 @@ impl Silence {
             backups,
             wal: Wal::union(found.iter().map(|(_, (list, _))| list)),
             histories,
-            segment_size: segment_size.unwrap_or(SegmentSize::DEFAULT),
+            segment_size: system.map_or(SegmentSize::DEFAULT, |(_, size)| size),
             incomplete: self.silent.iter().any(|silent| silent.temporary),
         };
-        let answered: Vec<&Repository> = found.into_iter().map(|(repository, _)| repository).collect();
-        let names: BTreeSet<&str> = answered.iter().map(|repository| repository.name.as_str()).collect();
+        let answered: Vec<(&Repository, WalList)> = found
+            .into_iter()
+            .map(|(repository, (list, _))| (repository, list))
+            .collect();
+        let names: BTreeSet<&str> = answered
+            .iter()
+            .map(|(repository, _)| repository.name.as_str())
+            .collect();
         let heard = |(label, mut holders): (Label, Vec<&'a Repository>)| {
             holders.retain(|repository| names.contains(repository.name.as_str()));
             (label, holders)
@@ -129,6 +137,7 @@ impl Silence {
             archive,
             holders,
             answered,
+            system: system.map(|(system, _)| system),
             silent: self.silent,
         })
     }
@@ -187,9 +196,10 @@ fn read_wal(repository: &Repository, system: SystemId, size: SegmentSize) -> Res
         )));
     }
     let list = wal::list(repository, system, size)?;
-    let mut histories = BTreeMap::new();
-    for (id, content) in wal::histories(repository, system)? {
-        histories.insert(id, TimelineHistory::parse(id, &content)?);
+    let histories = wal::read_histories(repository, system)?;
+    // Without it a wrong branch might be taken for the newest: another repository has to serve.
+    match histories.unreadable.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok((list, histories.known)),
     }
-    Ok((list, histories))
 }

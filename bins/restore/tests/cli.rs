@@ -256,7 +256,10 @@ fn damage_everywhere_leaves_nothing_that_starts() {
     let sample = Sample::new(false);
     sample.flip("a", &bundle);
     std::fs::remove_file(sample.object("b", &bundle)).unwrap();
-    sample.restore_to("pg", &[]).ended(1, &["bundle 1"]);
+    let object = format!("{bundle} of repository \"a\"");
+    sample
+        .restore_to("pg", &[])
+        .ended(1, &["bundle 1", &object, "no repository that was asked has it whole"]);
     assert!(!sample.path("pg/global/pg_control").exists());
     assert!(sample.path("pg/pgkeep-restore-unfinished").exists());
     sample.restore_to("pg", &[]).ended(1, &["not empty", "did not end"]);

@@ -2,8 +2,6 @@
 //! enough of a data directory to run the tools in.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
-pub mod mounts;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -195,11 +193,6 @@ impl Dice {
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
-}
-
-/// Whether every variant is asked for, not only a sample.
-pub fn all() -> bool {
-    std::env::var("PGKEEP_ALL").is_ok_and(|all| all == "1")
 }
 
 /// Segments of 16 MiB made for one cluster: the header of a real one, then bytes that cannot be compressed.

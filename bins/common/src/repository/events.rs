@@ -172,7 +172,10 @@ pub fn systems(repository: &Repository) -> Result<Vec<KnownSystem>> {
     Ok(known)
 }
 
-/// Fails unless `system` is one that this repository knows.
+const FOREIGN_HINT: &str = "if this is another cluster, give it a name of its own: [cluster.NAME] is its directory in the repository; \
+                            only after pg_upgrade or initdb of the same cluster: pgkeep-init --new-history";
+
+/// Fails unless `system` is one that this repository knows, now or formerly.
 ///
 /// # Errors
 /// `Refused` if it is foreign; else as [`read`].
@@ -182,15 +185,32 @@ pub fn require_system(repository: &Repository, system: SystemId) -> Result<Known
         return Ok(*found);
     }
     let names: Vec<String> = known.iter().map(|other| other.system.to_string()).collect();
-    Err(Error::new(
-        Kind::Refused,
-        format!(
-            "repository \"{}\" belongs to system identifier {}, and this cluster has {system}",
-            repository.name,
-            if names.is_empty() { "none yet".to_owned() } else { names.join(", ") },
-        ),
-    )
-    .hint("after pg_upgrade or initdb, pgkeep-init --new-history records the new identifier; otherwise this is another cluster's repository"))
+    let names = match names.is_empty() {
+        true => "none yet".to_owned(),
+        false => names.join(", "),
+    };
+    let name = &repository.name;
+    let message = format!("repository \"{name}\" belongs to system identifier {names}, and this cluster has {system}");
+    Err(Error::new(Kind::Refused, message).hint(FOREIGN_HINT))
+}
+
+/// Fails unless `system` is the one that writes here now: two that take turns would mix two databases under one name.
+///
+/// # Errors
+/// `Refused` if it is foreign, or was followed by another; else as [`read`].
+pub fn require_current_system(repository: &Repository, system: SystemId) -> Result<KnownSystem> {
+    let found = require_system(repository, system)?;
+    match systems(repository)?.last() {
+        Some(last) if last.system != system => {
+            let name = &repository.name;
+            let message = format!(
+                "repository \"{name}\" is continued by system identifier {}, and this cluster has the former {system}",
+                last.system
+            );
+            Err(Error::new(Kind::Refused, message).hint(FOREIGN_HINT))
+        }
+        _ => Ok(found),
+    }
 }
 
 #[cfg(test)]

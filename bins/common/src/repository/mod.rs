@@ -14,9 +14,9 @@ pub mod index;
 pub mod keys;
 pub mod manifest;
 pub mod pins;
+pub mod reach;
 pub mod reader;
 pub mod wal;
-pub mod windows;
 pub mod writer;
 
 use std::sync::{Arc, OnceLock};

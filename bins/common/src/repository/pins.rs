@@ -39,11 +39,59 @@ impl Pins {
         self.directory.join(format!("{name}.json"))
     }
 
-    /// What was remembered of the repository configured as `name` at `url`; nothing if it was another URL.
+    /// What was remembered of the repository configured as `name` at `url`; nothing if it was another URL, or if that
+    /// cannot be read: [`Pins::read`] tells these apart.
     pub fn get(&self, name: &str, url: &str) -> Option<Pin> {
-        let bytes = std::fs::read(self.file(name)).ok()?;
-        let pin: Pin = serde_json::from_slice(&bytes).ok()?;
-        (pin.name == name && pin.url == url && super::identity::is_uuid(&pin.uuid)).then_some(pin)
+        self.read(name, url).ok().flatten()
+    }
+
+    /// What was remembered of the repository configured as `name` at `url`; nothing if it was another URL.
+    ///
+    /// # Errors
+    /// `Failed` if there is something and it cannot be read: then nobody knows which repository this host used.
+    pub fn read(&self, name: &str, url: &str) -> Result<Option<Pin>> {
+        let file = self.file(name);
+        let what = || {
+            format!(
+                "read what this host knows of repository \"{name}\" from {}",
+                file.display()
+            )
+        };
+        let hint =
+            "it names the repository that this host used before; if it is lost, remove the file and run pgkeep-init";
+        let bytes = match std::fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(error, what()).with_kind(Kind::Failed).hint(hint)),
+        };
+        let pin: Option<Pin> = serde_json::from_slice(&bytes).ok();
+        match pin.filter(|pin| pin.name == name && super::identity::is_uuid(&pin.uuid)) {
+            None => Err(Error::new(Kind::Failed, format!("{}: it is damaged", what())).hint(hint)),
+            Some(pin) => Ok((pin.url == url).then_some(pin)),
+        }
+    }
+
+    /// Refuses a repository that is another one than this host knows; remembers nothing.
+    ///
+    /// # Errors
+    /// `Refused` if another repository stood at this URL before; `Failed` if that cannot be known; else as
+    /// [`Repository::identity`].
+    pub fn compare(&self, repository: &Repository) -> Result<Option<Pin>> {
+        let uuid = &repository.identity()?.uuid;
+        match self.read(&repository.name, &repository.url)? {
+            Some(known) if known.uuid != *uuid => Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "repository \"{}\" has UUID {uuid}, and this host knows it as {}",
+                    repository.name, known.uuid
+                ),
+            )
+            .hint(format!(
+                "is the right file system mounted? if it was made anew on purpose: pgkeep-init --replace {}",
+                known.uuid
+            ))),
+            known => Ok(known),
+        }
     }
 
     /// Checks a repository against what was remembered, and remembers it if nothing was.
@@ -51,22 +99,12 @@ impl Pins {
     /// A memory that cannot be kept costs time, nothing else: it is only logged.
     ///
     /// # Errors
-    /// `Refused` if another repository stood at this URL before; else as [`Repository::identity`].
+    /// As for [`Pins::compare`].
     pub fn check(&self, repository: &Repository) -> Result<Pin> {
-        let uuid = &repository.identity()?.uuid;
-        if let Some(known) = self.get(&repository.name, &repository.url) {
-            if known.uuid != *uuid {
-                return Err(Error::new(
-                    Kind::Refused,
-                    format!(
-                        "repository \"{}\" has UUID {uuid}, and this host knows it as {}",
-                        repository.name, known.uuid
-                    ),
-                )
-                .hint("is the right file system mounted? if the repository was made anew on purpose, run pgkeep-init on this host"));
-            }
+        if let Some(known) = self.compare(repository)? {
             return Ok(known);
         }
+        let uuid = &repository.identity()?.uuid;
         let pin = Pin {
             name: repository.name.clone(),
             url: repository.url.clone(),

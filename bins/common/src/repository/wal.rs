@@ -1,14 +1,18 @@
 //! WAL in a repository: stored once, handed out whole, listed as ranges (FORMAT.md, section 5).
 
+mod map;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use crate::codec::{CompressedStream, Descriptor, decode_to, peek};
 use crate::error::{Context, Error, Kind, Result};
-use crate::postgres::{SegmentNumber, SegmentSize, SystemId, TimelineId, WalName};
+use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineHistory, TimelineId, WalName};
 use crate::repository::{Nonce, Repository, events};
 use crate::storage::Key;
 use crate::time::UtcTime;
+
+pub use map::fetch_map;
 
 /// Enough of an object's first bytes to hold an age header with many recipients, or our descriptor frame.
 const PEEK_BYTES: u64 = 16 << 10;
@@ -233,6 +237,8 @@ pub struct Range {
 pub struct WalList {
     /// Unbroken ranges in order of timeline and position; what lies between two of one timeline is missing.
     pub ranges: Vec<Range>,
+    /// Segments whose map is there, in the same form.
+    pub maps: Vec<Range>,
     /// Timelines whose history file is there.
     pub histories: Vec<TimelineId>,
     /// How many segments.
@@ -244,36 +250,31 @@ pub struct WalList {
 }
 
 impl WalList {
-    /// Whether every segment from `first` to `last` of `timeline` is there.
-    pub fn covers(&self, timeline: TimelineId, first: SegmentNumber, last: SegmentNumber) -> bool {
-        self.ranges
-            .iter()
-            .any(|range| range.timeline == timeline && range.first <= first && last <= range.last)
+    /// Whether the map of this segment is there.
+    pub fn has_map(&self, timeline: TimelineId, number: SegmentNumber) -> bool {
+        let at = self
+            .maps
+            .partition_point(|range| (range.timeline, range.last) < (timeline, number));
+        self.maps
+            .get(at)
+            .is_some_and(|range| range.timeline == timeline && range.first <= number)
     }
+}
 
-    /// The last segment that follows `from` without a gap on `timeline`, if `from` is there.
-    pub fn reaches(&self, timeline: TimelineId, from: SegmentNumber) -> Option<SegmentNumber> {
-        self.ranges
-            .iter()
-            .find(|range| range.timeline == timeline && range.first <= from && from <= range.last)
-            .map(|range| range.last)
+/// Adds a segment that comes behind all the others.
+fn add(ranges: &mut Vec<Range>, timeline: TimelineId, number: SegmentNumber) {
+    if let Some(last) = ranges.last_mut()
+        && last.timeline == timeline
+        && last.last.0.checked_add(1) == Some(number.0)
+    {
+        last.last = number;
+        return;
     }
-
-    fn add_segment(&mut self, timeline: TimelineId, number: SegmentNumber) {
-        self.segments += 1;
-        if let Some(last) = self.ranges.last_mut()
-            && last.timeline == timeline
-            && last.last.0.checked_add(1) == Some(number.0)
-        {
-            last.last = number;
-            return;
-        }
-        self.ranges.push(Range {
-            timeline,
-            first: number,
-            last: number,
-        });
-    }
+    ranges.push(Range {
+        timeline,
+        first: number,
+        last: number,
+    });
 }
 
 /// Lists the WAL of one system, in one pass and flat memory.
@@ -287,12 +288,18 @@ pub fn list(repository: &Repository, system: SystemId, size: SegmentSize) -> Res
         found.stored_bytes += stat.size;
         let text = key.to_string();
         let name = text.rsplit('/').next().unwrap_or_default();
-        if name.ends_with(".map.zst") || name.ends_with(".map.zst.age") {
+        if let Some(name) = mapped_name(name) {
+            if let Some(number) = name.number(size) {
+                add(&mut found.maps, name.timeline, number);
+            }
             return Ok(());
         }
         match stored_name(name) {
             Some(WalName::Segment(segment)) => match segment.number(size) {
-                Some(number) => found.add_segment(segment.timeline, number),
+                Some(number) => {
+                    found.segments += 1;
+                    add(&mut found.ranges, segment.timeline, number);
+                }
                 None => found.foreign.push(text),
             },
             Some(WalName::History { timeline }) => found.histories.push(timeline),
@@ -310,6 +317,15 @@ fn stored_name(name: &str) -> Option<WalName> {
     WalName::parse(name.strip_suffix(".zst")?).ok()
 }
 
+/// The segment whose map an object with this last name component is.
+fn mapped_name(name: &str) -> Option<SegmentName> {
+    let name = name.strip_suffix(".age").unwrap_or(name);
+    match WalName::parse(name.strip_suffix(".map.zst")?).ok()? {
+        WalName::Segment(segment) => Some(segment),
+        _ => None,
+    }
+}
+
 /// Reads every timeline history file of a system.
 ///
 /// # Errors
@@ -322,6 +338,39 @@ pub fn histories(repository: &Repository, system: SystemId) -> Result<BTreeMap<T
             let mut content = Vec::new();
             fetch(repository, system, &name, &mut content)?;
             found.insert(timeline, content);
+        }
+    }
+    Ok(found)
+}
+
+/// Timeline histories, as far as they can be read.
+#[derive(Debug, Default)]
+pub struct Histories {
+    /// Those that could be read.
+    pub known: BTreeMap<TimelineId, TimelineHistory>,
+    /// Those that are there and cannot be used, and why.
+    pub unreadable: Vec<(TimelineId, Error)>,
+}
+
+/// Reads every timeline history of a system; one that cannot be read does not hide the others.
+///
+/// # Errors
+/// What listing them gave.
+pub fn read_histories(repository: &Repository, system: SystemId) -> Result<Histories> {
+    let folder = repository.keys().histories(system)?;
+    let mut found = Histories::default();
+    for name in repository.store.children(Some(&folder))? {
+        let Some(name @ WalName::History { timeline }) = stored_name(&name) else {
+            continue;
+        };
+        let mut content = Vec::new();
+        let history =
+            fetch(repository, system, &name, &mut content).and_then(|_| TimelineHistory::parse(timeline, &content));
+        match history {
+            Ok(history) => {
+                found.known.insert(timeline, history);
+            }
+            Err(error) => found.unreadable.push((timeline, error)),
         }
     }
     Ok(found)

@@ -87,6 +87,33 @@ impl Target<'_> {
     }
 }
 
+/// That no repository is left: `Transient` if asking again may help one of them, with the first failure as the cause.
+fn nobody_left<'t, 'r: 't>(targets: impl Iterator<Item = &'t Target<'r>>, message: &str) -> Error {
+    let (mut kind, mut cause) = (None, None);
+    for target in targets {
+        let state = target.state();
+        let Some(error) = &state.failed else { continue };
+        if kind.is_none() || error.kind() == Kind::Transient {
+            kind = Some(error.kind());
+        }
+        cause.get_or_insert_with(|| {
+            let first = Error::new(
+                error.kind(),
+                format!("repository \"{}\": {}", target.repository.name, chain(error)),
+            );
+            match error.nearest_hint() {
+                Some(hint) => first.hint(hint),
+                None => first,
+            }
+        });
+    }
+    let error = Error::new(kind.unwrap_or(Kind::Failed), message);
+    match cause {
+        Some(cause) => error.because(cause),
+        None => error,
+    }
+}
+
 /// What became of the backup in one repository.
 pub struct Outcome {
     /// The repository's name.
@@ -124,22 +151,22 @@ impl<'a> BackupWriter<'a> {
         Ok(writer)
     }
 
-    /// Fails unless a repository still takes part. The failures themselves have been logged, and stay where they are: a
-    /// repository that failed never comes back, whoever else asks meanwhile.
+    /// Fails unless a repository still takes part, with the first failure as the cause. Each failure has been logged, and
+    /// stays where it is: a repository that failed never comes back, whoever else asks meanwhile.
     ///
     /// # Errors
     /// `Transient` if that holds for one of the failures, else the kind of the first.
     pub fn check(&self) -> Result<()> {
-        let kinds: Vec<Kind> = self.targets.iter().filter_map(|target| target.failed_with()).collect();
-        match kinds.first() {
-            _ if kinds.len() < self.targets.len() => Ok(()),
-            None => Err(Error::new(Kind::Config, "no repository is configured")),
-            Some(_) if kinds.contains(&Kind::Transient) => Err(Error::new(
-                Kind::Transient,
-                "no repository is left that can take this backup",
-            )),
-            Some(first) => Err(Error::new(*first, "no repository is left that can take this backup")),
+        if self.targets.is_empty() {
+            return Err(Error::new(Kind::Config, "no repository is configured"));
         }
+        if self.targets.iter().any(|target| target.failed_with().is_none()) {
+            return Ok(());
+        }
+        Err(nobody_left(
+            self.targets.iter(),
+            "no repository is left that can take this backup",
+        ))
     }
 
     /// Begins an object, `name` without `.age`: `data/1.tar.zst`. Metadata is encrypted to `metadata_recipients` as well.
@@ -298,12 +325,8 @@ impl Copies<'_> {
         if stored > 0 {
             Ok(())
         } else {
-            let kinds: Vec<Kind> = self.targets.iter().filter_map(|target| target.failed_with()).collect();
-            let kind = match kinds.first() {
-                Some(_) if kinds.contains(&Kind::Transient) => Kind::Transient,
-                first => first.copied().unwrap_or(Kind::Failed),
-            };
-            Err(Error::new(kind, format!("store {}: no repository took it", self.name)))
+            let message = format!("store {}: no repository took it", self.name);
+            Err(nobody_left(self.targets.iter().copied(), &message))
         }
     }
 }

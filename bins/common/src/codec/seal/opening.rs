@@ -34,6 +34,8 @@ pub struct Opening {
     identities: Arc<[x25519::Identity]>,
     /// Where they came from, for messages.
     origin: Option<Arc<str>>,
+    /// Why the configured ones cannot be used.
+    unusable: Option<Arc<Error>>,
 }
 
 impl std::fmt::Debug for Opening {
@@ -89,7 +91,22 @@ impl Opening {
         Ok(Self {
             identities: identities.into(),
             origin: Some(path.to_string().into()),
+            unusable: None,
         })
+    }
+
+    /// Has no identity, for this reason: what is configured cannot be used. Writing needs none, so it goes on; whoever wants
+    /// to read hears why that is impossible.
+    pub fn unusable(why: Error) -> Self {
+        Self {
+            unusable: Some(Arc::new(why)),
+            ..Self::default()
+        }
+    }
+
+    /// Why the configured identities cannot be used, if so.
+    pub fn why_unusable(&self) -> Option<&Error> {
+        self.unusable.as_deref()
     }
 
     /// Whether there is any identity.
@@ -137,6 +154,9 @@ impl Opening {
     }
 
     fn decrypt<R: Read>(&self, source: R) -> Result<(AgeHeader, StreamReader<Headed<R>>)> {
+        if let Some(why) = self.why_unusable() {
+            return Err(why.copy().context("cannot decrypt"));
+        }
         if self.identities.is_empty() {
             return Err(
                 Error::new(Kind::Config, "cannot decrypt: no identity is configured here")
@@ -310,6 +330,23 @@ mod tests {
         let error = Opening::from_identity_file(&path).unwrap_err();
         assert_eq!(error.kind(), Kind::Config);
         assert_eq!(error.nearest_hint().unwrap(), format!("chmod 600 {}", path.display()));
+    }
+
+    #[test]
+    fn an_identity_that_cannot_be_used_is_named_by_whoever_wants_to_read() {
+        let why = Opening::from_identity_file(Path::new("/nonexistent/identity")).unwrap_err();
+        let opening = Opening::unusable(why);
+        assert!(!opening.has_identity());
+        assert!(
+            opening.open(&b"plain"[..], false).is_ok(),
+            "what is in clear needs no identity"
+        );
+        let error = opening.open(&b"sealed"[..], true).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Config);
+        assert!(
+            crate::error::chain(&error).contains("/nonexistent/identity"),
+            "{error:?}"
+        );
     }
 
     #[test]

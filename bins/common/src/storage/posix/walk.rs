@@ -109,8 +109,13 @@ pub(super) fn list(
 
 /// Removes staging files last written before a moment.
 pub(super) fn sweep(directory: &Path, before: UtcTime) -> io::Result<u64> {
+    let entries = match fs::read_dir(directory) {
+        // Not one of ours: lost+found at the root of a disk.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(0),
+        entries => entries?,
+    };
     let mut swept = 0;
-    for entry in fs::read_dir(directory)? {
+    for entry in entries {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {

@@ -1,4 +1,4 @@
-//! How far the archived WAL leads along a timeline's history. Pure.
+//! How far the archived WAL leads along a timeline's history, and so what a backup can be recovered to. Pure.
 //!
 //! Knows which file PostgreSQL would read for each position (`XLogFileReadAnyTLI`,
 //! `src/backend/access/transam/xlogrecovery.c`): the newest timeline of the history that has the segment, and an older
@@ -7,8 +7,11 @@
 
 use std::collections::BTreeMap;
 
-use common::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
-use common::repository::wal::WalList;
+use crate::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
+use crate::repository::Label;
+use crate::repository::backup::BackupInfo;
+use crate::repository::wal::WalList;
+use crate::time::UtcTime;
 
 /// Segments by timeline, in unbroken ranges, sorted and apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +39,25 @@ pub struct Missing {
     pub until: Option<SegmentNumber>,
     /// An older timeline has a file of this number, with WAL that this history gave up.
     pub branch: Option<TimelineId>,
+}
+
+/// What one backup reaches along one history: every position from `from_lsn` up to `to_lsn`, which is not reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// The backup it starts from.
+    pub label: Label,
+    /// The timeline that recovery follows.
+    pub timeline: TimelineId,
+    /// The earliest moment, by the server's clock.
+    pub from_time: UtcTime,
+    /// The earliest position.
+    pub from_lsn: Lsn,
+    /// Behind the last WAL that is there.
+    pub to_lsn: Lsn,
+    /// The last segment that is there without a gap, and the timeline in its name.
+    pub last: (TimelineId, SegmentNumber),
+    /// What is missing behind it, if WAL of this history follows a gap: then the end of WAL is not reached.
+    pub missing: Option<Missing>,
 }
 
 /// What a walk along a history found.
@@ -195,11 +217,66 @@ impl Wal {
     }
 }
 
+/// The history of a timeline. Only the first needs no file; PostgreSQL refuses to follow another one without.
+pub fn history(known: &BTreeMap<TimelineId, TimelineHistory>, id: TimelineId) -> Option<TimelineHistory> {
+    let found = known.get(&id).cloned();
+    found.or_else(|| (id == TimelineId(1)).then(|| TimelineHistory::root(id)))
+}
+
+/// Whether recovery from this backup can follow this history.
+pub fn follows(backup: &BackupInfo, history: &TimelineHistory) -> bool {
+    history.contains(backup.timeline(), backup.stop_lsn) && history.contains(backup.timeline(), backup.start_lsn)
+}
+
+/// What a backup whose history this is reaches along it, or what is missing for it to become consistent.
+///
+/// # Errors
+/// What is missing.
+pub fn window(
+    backup: &BackupInfo,
+    history: &TimelineHistory,
+    wal: &Wal,
+    size: SegmentSize,
+) -> Result<Window, Box<Missing>> {
+    let walk_to = |to| wal.walk(history, backup.start_lsn, to, size);
+    let consistent = walk_to(Some(before(backup.stop_lsn)));
+    if let Some(missing) = consistent.missing {
+        return Err(Box::new(missing));
+    }
+    let all = walk_to(None);
+    let end = all.last().map_or(Lsn(0), |last| last.next().start(size));
+    // Where the next segment is there on the timeline that is left in it, that one leads up to the switch.
+    let switches = history.ancestors().iter().map(|ancestor| ancestor.switch_point);
+    let further = switches
+        .filter(|switch| *switch > end)
+        .filter(|switch| walk_to(Some(before(*switch))).missing.is_none());
+    let to_lsn = further.max().unwrap_or(end).max(backup.stop_lsn);
+    let at_end = walk_to(Some(before(to_lsn)));
+    let first = (history.timeline(), SegmentNumber::containing(backup.start_lsn, size));
+    Ok(Window {
+        label: backup.label,
+        timeline: history.timeline(),
+        from_time: backup.stopped,
+        from_lsn: backup.stop_lsn,
+        to_lsn,
+        last: at_end
+            .there
+            .last()
+            .map_or(first, |stretch| (stretch.timeline, stretch.last)),
+        missing: all.missing,
+    })
+}
+
+/// The last byte before a position.
+pub fn before(lsn: Lsn) -> Lsn {
+    Lsn(lsn.0.saturating_sub(1))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
-    use common::repository::wal::Range;
+    use crate::repository::wal::Range;
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -322,5 +399,59 @@ mod tests {
     fn nothing_at_all_is_missing_from_its_first_segment() {
         let walk = wal(&[]).walk(&TimelineHistory::root(TimelineId(1)), at(3, 0), Some(at(3, 1)), SIZE);
         assert_eq!((walk.last(), walk.missing.unwrap().number.0), (None, 3));
+    }
+
+    fn backup(timeline: u32, start: Lsn, stop: Lsn) -> BackupInfo {
+        let text = format!(
+            r#"{{"format":1,"label":"20261120T020000Z-full-3f9a1c","type":"full","cluster":"main","system_identifier":"7",
+            "major":15,"server_version":"15.18","pgkeep":"x","host":"h","role":"primary","note":null,
+            "started":"2026-11-20T02:00:00Z","stopped":"2026-11-20T02:01:00Z","finished":"2026-11-20T02:02:00Z",
+            "timeline":{timeline},"start_lsn":"{start}","stop_lsn":"{stop}","wal":{{"first":"a","last":"b"}},
+            "segment_size":{},"block_size":8192,"data_checksums":false,"tablespaces":[],"base":null,"references":[],
+            "reused_from":null,"files":1,"size":1,"stored":1,"durations":{{}},"damaged_pages":0,"good":true,"objects":[],
+            "signature":null}}"#,
+            SIZE.bytes()
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_backup_without_its_own_wal_reaches_nothing_and_says_which_segment_is_missing() {
+        let (backup, root) = (backup(1, at(2, 40), at(4, 8)), TimelineHistory::root(TimelineId(1)));
+        for (ranges, missing) in [
+            (&[(1, 3, 9)][..], 2),
+            (&[(1, 2, 3), (1, 5, 9)], 4),
+            (&[(1, 2, 2)], 3),
+            (&[], 2),
+        ] {
+            let found = window(&backup, &root, &wal(ranges), SIZE).unwrap_err();
+            assert_eq!(found.number.0, missing, "{ranges:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_ends_exactly_where_a_walk_fails() {
+        let (root, second) = (TimelineHistory::root(TimelineId(1)), second());
+        let backup = backup(1, at(2, 40), at(3, 0));
+        type Case<'a> = (&'a TimelineHistory, &'a [(u32, u64, u64)], Lsn, bool);
+        let cases: [Case<'_>; 8] = [
+            (&root, &[(1, 1, 9)], at(10, 0), false),
+            (&root, &[(1, 1, 4), (1, 6, 9)], at(5, 0), true),
+            // The backup stops at the end of a segment.
+            (&root, &[(1, 2, 2)], at(3, 0), false),
+            (&second, &[(1, 1, 5), (2, 5, 9)], at(10, 0), false),
+            (&second, &[(1, 1, 4), (2, 5, 5), (2, 7, 9)], at(6, 0), true),
+            (&second, &[(1, 1, 3), (2, 5, 9)], at(4, 0), true),
+            // The old timeline's segment leads up to the switch, and what it holds behind that is given up.
+            (&second, &[(1, 1, 9)], at(5, 0x100), true),
+            (&second, &[(1, 1, 4)], at(5, 0), false),
+        ];
+        for (history, ranges, to, missing) in cases {
+            let wal = wal(ranges);
+            let found = window(&backup, history, &wal, SIZE).unwrap();
+            assert_eq!((found.to_lsn, found.missing.is_some()), (to, missing), "{ranges:?}");
+            let reached = |lsn| wal.walk(history, backup.start_lsn, Some(lsn), SIZE).missing.is_none();
+            assert!(reached(before(to)) && !reached(to), "{ranges:?}");
+        }
     }
 }

@@ -5,10 +5,11 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use crate::{account, stand};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use system_tests::account;
 
 /// A mounted file system, gone with this value.
+#[derive(Debug)]
 pub struct Mounted {
     path: PathBuf,
     /// Closing it ends whatever waits for a file system in user space.
@@ -21,15 +22,7 @@ impl Mounted {
         if !may_mount() {
             return None;
         }
-        let options = format!("size={kilobytes}k,mode=0700");
-        mount(
-            Some("tmpfs"),
-            path,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some(options.as_str()),
-        )
-        .unwrap();
+        mount_tmpfs(path, kilobytes, MsFlags::empty());
         account::give(path);
         Some(Mounted {
             path: path.to_owned(),
@@ -37,12 +30,17 @@ impl Mounted {
         })
     }
 
+    /// Gives a file system in memory other room.
+    pub fn resize(&self, kilobytes: u32) {
+        mount_tmpfs(&self.path, kilobytes, MsFlags::MS_REMOUNT);
+    }
+
     /// A file system that greets the kernel and then answers nothing any more, as one whose server is gone. Whoever
     /// looks into it waits and cannot even be killed.
     pub fn hanging(path: &Path) -> Option<Mounted> {
         let opened = OpenOptions::new().read(true).write(true).open("/dev/fuse");
         let Some(mut device) = opened.ok().filter(|_| may_mount()) else {
-            system_tests::stand::skipped("/dev/fuse cannot be used here");
+            stand::skipped("/dev/fuse cannot be used here");
             return None;
         };
         let options = format!(
@@ -81,9 +79,14 @@ impl Mounted {
     }
 }
 
+fn mount_tmpfs(path: &Path, kilobytes: u32, flags: MsFlags) {
+    let options = format!("size={kilobytes}k,mode=0700");
+    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str())).unwrap();
+}
+
 fn may_mount() -> bool {
     if !account::is_root() {
-        system_tests::stand::skipped("only root can mount");
+        stand::skipped("only root can mount");
     }
     account::is_root()
 }

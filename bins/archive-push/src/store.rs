@@ -1,0 +1,148 @@
+//! The child that may hang: stores the file in every repository, and the next ones with it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use common::config::Config;
+use common::error::{Error, Kind, Result, chain};
+use common::postgres::WalName;
+use common::repository::Repository;
+use common::repository::pins::Pin;
+
+use crate::batch;
+use crate::marker::Markers;
+use crate::push::ready_files;
+use crate::target::{self, Offer, Run, Target};
+
+/// What others are not kept waiting for longer: a repository that takes more time for one file is waited for while they
+/// receive what is ready.
+const SOON: Duration = Duration::from_secs(5);
+
+/// How often is looked what has become ready, meanwhile.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Stores the WAL file `asked`, then what is ready.
+///
+/// # Errors
+/// `Refused` if the file is not what its name says, or other content has its name; `Transient` if asking again may help,
+/// a repository that is silent included; the first failure among the required repositories, after all have been tried.
+pub fn run(
+    run: &Arc<Run>,
+    config: &Config,
+    repositories: Vec<Repository>,
+    markers: &Markers,
+    asked: WalName,
+) -> Result<()> {
+    let targets: Vec<Arc<Target>> = repositories.into_iter().map(Target::new).collect();
+    let push = Push {
+        run,
+        targets: &targets,
+        config,
+        markers,
+        soon: SOON.min(config.patience),
+    };
+    let begun = Instant::now();
+    target::find_all(run, &targets, push.soon);
+    let cannot = |error: Error| error.context(format!("cannot store WAL {asked}"));
+    let mut offer = Offer::make(run, &asked, &targets).map_err(cannot)?;
+    offer.wait(push.soon);
+    while !offer.is_enough() && begun.elapsed() < config.patience {
+        push.ahead(asked, &offer.holders());
+        offer.wait(ROUND);
+    }
+    offer.give_up();
+    let holders = offer.holders();
+    push.ahead(asked, &holders);
+    match sort_out(&asked, offer) {
+        Some(error) => Err(cannot(error)),
+        None if holders.is_empty() => Err(cannot(nobody_took_it())),
+        None => Ok(()),
+    }
+}
+
+struct Push<'a> {
+    run: &'a Arc<Run>,
+    targets: &'a [Arc<Target>],
+    config: &'a Config,
+    markers: &'a Markers,
+    soon: Duration,
+}
+
+impl Push<'_> {
+    /// Stores the files that PostgreSQL will ask for next, where `asked` could be stored: what fails for one file fails
+    /// for the next, and PostgreSQL will ask for that one too and hear why.
+    fn ahead(&self, asked: WalName, holders: &[Arc<Target>]) {
+        let working: Vec<Pin> = holders.iter().filter_map(|target| target.pin()).cloned().collect();
+        if working.is_empty() {
+            return;
+        }
+        let is_done = |name: &WalName| self.markers.covers(name, self.run.system, &working);
+        let ready = ready_files(&self.run.wal_directory);
+        let files = batch::choose(asked, ready, self.config.push_batch.saturating_sub(1), is_done);
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(name) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = self.one_ahead(name, holders) {
+                    log::debug!("cannot store {name} ahead: {}", chain(&error));
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.config.jobs.min(files.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+    }
+
+    /// Stores one of them, and remembers where it is.
+    fn one_ahead(&self, name: &WalName, targets: &[Arc<Target>]) -> Result<()> {
+        let mut offer = Offer::make(self.run, name, targets)?;
+        offer.wait(self.soon);
+        offer.give_up();
+        let (content, holders) = (offer.content, offer.holders());
+        let failed = sort_out(name, offer);
+        match content {
+            Some(content) if !holders.is_empty() => {
+                let pins = self.pins_for_marker(&holders);
+                self.markers.set(name, self.run.system, &pins, &content)
+            }
+            _ => Err(failed.unwrap_or_else(nobody_took_it)),
+        }
+    }
+
+    /// Every required repository; or, if not all of them have the file, those that do.
+    fn pins_for_marker(&self, holders: &[Arc<Target>]) -> Vec<Pin> {
+        let is_required = |target: &&Arc<Target>| target.repository.required;
+        let required = self.targets.iter().filter(is_required).count();
+        let whole = required > 0 && holders.iter().filter(is_required).count() == required;
+        let named = holders.iter().filter(|target| !whole || is_required(target));
+        named.filter_map(|target| target.pin()).cloned().collect()
+    }
+}
+
+/// Returns the first failure of a required repository, and tells the others.
+fn sort_out(name: &WalName, offer: Offer) -> Option<Error> {
+    let mut failed = None;
+    for (target, error) in offer.into_errors() {
+        let repository = &target.repository;
+        let error = error.context(format!("repository \"{}\"", repository.name));
+        if !repository.required {
+            log::warn!(
+                "{name} is not stored everywhere, though in all required places: {}",
+                chain(&error)
+            );
+        } else if failed.is_none() {
+            failed = Some(error);
+        } else {
+            log::error!("cannot store WAL {name}: {}", chain(&error));
+        }
+    }
+    failed
+}
+
+fn nobody_took_it() -> Error {
+    Error::new(Kind::Transient, "no repository has taken it")
+        .hint("none is required, but a WAL file that is nowhere is lost: see the warnings before this line")
+}

@@ -1,0 +1,146 @@
+//! Puts what was decided into the form of a plan. Looks at free space, and at nothing else.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use common::error::Result;
+use common::postgres::SegmentSize;
+use common::repository::Repository;
+use common::repository::backup::BackupInfo;
+
+use crate::layout::Layout;
+use crate::place;
+use crate::plan::{self, Choice};
+use crate::prepare::{Order, Totals};
+use crate::show::{Place, Plan, PlannedBackup, PlannedWal, Space, Unheard};
+use crate::survey::{Silent, Survey};
+use crate::target::Target;
+
+/// The plan, all but `restore_command`.
+///
+/// # Errors
+/// What looking at free space gave.
+pub fn describe(
+    order: &Order,
+    survey: &Survey<'_>,
+    choice: &Choice,
+    layout: &Layout,
+    repositories: &[&Repository],
+    info: &BackupInfo,
+    totals: &Totals,
+) -> Result<Plan> {
+    let needs: Vec<(PathBuf, u64)> = totals
+        .by_root
+        .iter()
+        .map(|(path, bytes)| (path.clone(), *bytes))
+        .collect();
+    let space = |volume: place::Volume| Space {
+        path: volume.path.display().to_string(),
+        needed_bytes: volume.needed,
+        free_bytes: volume.free,
+    };
+    let holders: BTreeSet<&str> = survey
+        .holders
+        .get(&info.label)
+        .into_iter()
+        .flatten()
+        .map(|one| one.name.as_str())
+        .collect();
+    let names = repositories
+        .iter()
+        .map(|one| one.name.clone())
+        .filter(|name| holders.contains(name.as_str()));
+    let alone = totals.labels.iter().all(|label| *label == info.label) && totals.left_out == 0;
+    let bundles = info
+        .objects
+        .iter()
+        .filter(|object| object.key.contains(".tar.zst"))
+        .map(|object| object.size);
+    let request = &order.request;
+    Ok(Plan {
+        schema: 1,
+        cluster: order.cluster.clone(),
+        to: layout.data.display().to_string(),
+        backup: planned_backup(info),
+        repositories: names.collect(),
+        silent: unheard(survey),
+        target: request.target.to_string(),
+        target_time: match &request.target {
+            Target::Time { time, .. } => Some(*time),
+            _ => None,
+        },
+        exclusive: request.exclusive,
+        action: if request.standby {
+            "standby".to_owned()
+        } else {
+            choice.action.to_string()
+        },
+        action_by_default: request.action.is_none() && choice.target != Target::End,
+        timeline: choice.timeline.0,
+        wal: planned_wal(choice, survey.archive.segment_size),
+        files: totals.files,
+        size_bytes: totals.bytes,
+        fetch_bytes: alone.then(|| bundles.sum()),
+        extra_left_out_bytes: totals.left_out,
+        places: other_places(layout),
+        space: place::volumes(&needs)?.into_iter().map(space).collect(),
+        archiving: order.archiving,
+        restore_command: String::new(),
+        notes: choice.notes.iter().cloned().chain(silence_note(survey)).collect(),
+    })
+}
+
+/// At the end of WAL, and for a new timeline's number, every repository is asked, and silence may not be taken for a no.
+fn silence_note(survey: &Survey<'_>) -> Option<String> {
+    let first = survey.silent.first()?;
+    let others: Vec<String> = survey
+        .answered
+        .iter()
+        .map(|(repository, _)| format!("--repository {}", repository.name))
+        .collect();
+    Some(format!(
+        "at the end of WAL and before a promotion the server asks repository {} too, and stops without its answer; to do \
+         without it, restore with {}",
+        first.name,
+        others.join(" ")
+    ))
+}
+
+fn planned_backup(info: &BackupInfo) -> PlannedBackup {
+    PlannedBackup {
+        label: info.label,
+        kind: info.kind.to_string(),
+        stopped: info.stopped,
+        timeline: info.timeline,
+        start_lsn: info.start_lsn,
+        stop_lsn: info.stop_lsn,
+        server_version: info.server_version.clone(),
+    }
+}
+
+fn planned_wal(choice: &Choice, size: SegmentSize) -> PlannedWal {
+    let name = |stretch| plan::stretch_names(stretch, size);
+    PlannedWal {
+        stretches: choice.wal.iter().map(name).collect(),
+        bytes: plan::wal_bytes(&choice.wal, size),
+        segment_bytes: size,
+        to_end: choice.to_end,
+    }
+}
+
+fn unheard(survey: &Survey<'_>) -> Vec<Unheard> {
+    let one = |silent: &Silent| Unheard {
+        name: silent.name.clone(),
+        why: silent.why.clone(),
+    };
+    survey.silent.iter().map(one).collect()
+}
+
+/// Where parts go besides the data directory.
+fn other_places(layout: &Layout) -> Vec<Place> {
+    let place = |(what, path): (String, &Path)| Place {
+        what,
+        path: path.display().to_string(),
+    };
+    layout.roots().into_iter().skip(1).map(place).collect()
+}
