@@ -24,9 +24,15 @@ pub fn run(config: &Config, cluster: &Cluster, request: &Request, asking: &dyn F
     let policy = if request.standby {
         Policy::once()
     } else {
-        Policy::patient(config.patience)
+        // What is asked within has patience of its own; both end before the caller's time is over.
+        Policy::patient(config.patience / 2)
     };
-    let repositories = open::repositories(config, cluster, &request.only)?;
+    let patience = if request.standby {
+        config.standby_patience
+    } else {
+        config.patience / 2
+    };
+    let repositories = open::repositories_within(config, cluster, &request.only, patience)?;
     let histories = call.histories(config);
     let name = request.name;
     let known = call.known_history(config, &name);

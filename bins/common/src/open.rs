@@ -1,6 +1,7 @@
 //! The only place that picks a store and a codec: configuration in, repositories out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::codec::{Opening, Recipients, Sealing};
 use crate::config::{Cluster, Config, Location, RepositorySettings};
@@ -8,7 +9,8 @@ use crate::error::{Error, Kind, Result};
 use crate::repository::{ClusterName, Repository};
 use crate::retry::Policy;
 use crate::storage::Store;
-use crate::storage::bucket::{BucketSettings, BucketStore};
+use crate::storage::bucket::BucketStore;
+use crate::storage::limited::LimitedStore;
 use crate::storage::posix::PosixStore;
 use crate::storage::retrying::RetryingStore;
 use crate::time::UtcTime;
@@ -18,18 +20,40 @@ use crate::time::UtcTime;
 /// # Errors
 /// `Config` if a name is unknown, a key cannot be used, or a URL needs a store that this version lacks.
 pub fn repositories(config: &Config, cluster: &Cluster, only: &[String]) -> Result<Vec<Repository>> {
+    open_all(config, cluster, only, Policy::patient(config.patience))
+}
+
+/// As [`repositories`], where whatever is asked of a store ends, with the reason, before a caller who waits for
+/// `patience` gives up on it without knowing one.
+///
+/// # Errors
+/// As for [`repositories`].
+pub fn repositories_within(
+    config: &Config,
+    cluster: &Cluster,
+    only: &[String],
+    patience: Duration,
+) -> Result<Vec<Repository>> {
+    open_all(config, cluster, only, Policy::patient(patience * 3 / 4))
+}
+
+fn open_all(config: &Config, cluster: &Cluster, only: &[String], policy: Policy) -> Result<Vec<Repository>> {
     config
         .repositories(only)?
         .into_iter()
-        .map(|repository| open(repository, cluster, Policy::patient(config.patience)))
+        .map(|repository| open(repository, cluster, policy))
         .collect()
 }
 
 fn open(repository: &RepositorySettings, cluster: &Cluster, policy: Policy) -> Result<Repository> {
     let in_table = |error: Error| error.context(format!("use [repository.{}]", repository.name));
     let store: Arc<dyn Store> = match (&repository.location, &repository.bucket) {
-        (Location::File { root }, _) => Arc::new(PosixStore::new(root.clone())),
-        (_, Some(bucket)) => bucket_store(bucket, policy).map_err(in_table)?,
+        (Location::File { root }, _) => limited(repository, Arc::new(PosixStore::new(root.clone()))),
+        (_, Some(bucket)) => {
+            let store = BucketStore::new(bucket, policy, UtcTime::now()).map_err(in_table)?;
+            // What is sent again counts again.
+            Arc::new(RetryingStore::new(limited(repository, Arc::new(store)), policy))
+        }
         (other, None) => {
             return Err(in_table(
                 Error::new(Kind::Config, format!("this version has no store for {other}"))
@@ -72,9 +96,11 @@ fn open(repository: &RepositorySettings, cluster: &Cluster, policy: Policy) -> R
     ))
 }
 
-fn bucket_store(settings: &BucketSettings, policy: Policy) -> Result<Arc<dyn Store>> {
-    let store = BucketStore::new(settings, policy, UtcTime::now())?;
-    Ok(Arc::new(RetryingStore::new(Arc::new(store), policy)))
+fn limited(repository: &RepositorySettings, store: Arc<dyn Store>) -> Arc<dyn Store> {
+    match repository.bandwidth {
+        Some(rate) => Arc::new(LimitedStore::new(store, rate)),
+        None => store,
+    }
 }
 
 fn sealing(recipients: &[String]) -> Result<Sealing> {

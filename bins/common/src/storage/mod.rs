@@ -2,8 +2,8 @@
 //!
 //! A [`Store`] promises that an object appears whole, durable and under a name that was free, or not at all,
 //! and that it never calls absent what it could not look for. What the objects mean is the repository's
-//! business; what they hold is the codec's. [`contract`] is the suite that every store passes; [`retrying`]
-//! and [`faulty`] wrap any store.
+//! business; what they hold is the codec's. [`contract`] is the suite that every store passes; [`retrying`],
+//! [`limited`] and [`faulty`] wrap any store.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -16,6 +16,7 @@ pub mod bucket;
 pub mod contract;
 pub mod faulty;
 mod key;
+pub mod limited;
 pub mod memory;
 pub mod posix;
 mod reader;
