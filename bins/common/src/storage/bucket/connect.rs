@@ -11,6 +11,7 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::multipart::MultipartStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
+use super::s3::Bucket;
 use super::wire::{Clock, Wire};
 use crate::error::{Error, Kind, Result};
 use crate::secret;
@@ -100,6 +101,8 @@ pub(super) struct Clients {
     pub begin: Arc<dyn MultipartStore>,
     /// The parts of large objects.
     pub parts: Arc<dyn MultipartStore>,
+    /// Where it is S3: for what the library cannot do.
+    pub bucket: Option<Bucket>,
     /// `scheme://bucket/prefix`.
     pub url: String,
 }
@@ -110,8 +113,9 @@ impl BucketSettings {
         !self.endpoint.as_deref().is_some_and(|url| url.starts_with("http://"))
     }
 
-    pub(super) fn connect(&self, clock: &Clock, now: UtcTime) -> Result<Clients> {
-        let wire = Wire::new(self.is_secure(), self.ca_file.as_deref(), clock.clone())?;
+    /// `stall`: how long nothing may move.
+    pub(super) fn connect(&self, clock: &Clock, now: UtcTime, stall: Duration) -> Result<Clients> {
+        let wire = Wire::new(self.is_secure(), self.ca_file.as_deref(), clock.clone(), stall)?;
         match &self.service {
             Service::S3 { .. } => self.connect_s3(&wire, now),
             Service::Google => self.connect_google(&wire),
@@ -128,17 +132,39 @@ impl BucketSettings {
     }
 
     fn connect_s3(&self, wire: &Wire, now: UtcTime) -> Result<Clients> {
-        let Service::S3 { lock, .. } = &self.service else {
+        let Service::S3 {
+            lock,
+            region,
+            virtual_hosted,
+            ..
+        } = &self.service
+        else {
             return Err(invalid("it is not S3"));
         };
         let plain = Arc::new(self.s3(wire, HeaderMap::new())?);
-        let creating = match lock {
-            None => Arc::clone(&plain),
-            Some(horizon) => Arc::new(self.s3(wire, lock_headers(now, *horizon)?)?),
+        let (creating, begin) = match lock {
+            None => (Arc::clone(&plain), Arc::clone(&plain)),
+            Some(horizon) => {
+                let begin = lock_headers(now, *horizon)?;
+                let mut creating = begin.clone();
+                // A locked object has to come with a checksum, and S3 wants to be told which. Parts bring their own.
+                creating.insert(
+                    HeaderName::from_static("x-amz-sdk-checksum-algorithm"),
+                    HeaderValue::from_static("SHA256"),
+                );
+                (Arc::new(self.s3(wire, creating)?), Arc::new(self.s3(wire, begin)?))
+            }
         };
+        let region = region.as_deref().unwrap_or("us-east-1");
         Ok(Clients {
-            begin: creating.clone(),
+            begin,
             parts: plain.clone(),
+            bucket: Some(Bucket {
+                client: Arc::clone(&plain),
+                wire: wire.clone(),
+                url: bucket_url(&self.bucket, self.endpoint.as_deref(), region, *virtual_hosted),
+                region: region.to_owned(),
+            }),
             plain,
             creating,
             url: self.url("s3", &self.bucket),
@@ -224,6 +250,7 @@ impl BucketSettings {
             creating: store.clone(),
             begin: store.clone(),
             parts: store,
+            bucket: None,
             url: self.url("gs", &self.bucket),
         })
     }
@@ -253,8 +280,20 @@ impl BucketSettings {
             creating: store.clone(),
             begin: store.clone(),
             parts: store,
+            bucket: None,
             url: self.url("az", &format!("{account}/{}", self.bucket)),
         })
+    }
+}
+
+/// The URL of a bucket, in the path or in the host's name.
+fn bucket_url(bucket: &str, endpoint: Option<&str>, region: &str, virtual_hosted: Option<bool>) -> String {
+    let of_aws = format!("https://s3.{region}.amazonaws.com");
+    let is_virtual = virtual_hosted.unwrap_or(endpoint.is_none());
+    let endpoint = endpoint.unwrap_or(&of_aws).trim_end_matches('/');
+    match endpoint.split_once("://") {
+        Some((scheme, host)) if is_virtual => format!("{scheme}://{bucket}.{host}"),
+        _ => format!("{endpoint}/{bucket}"),
     }
 }
 
@@ -348,6 +387,15 @@ mod tests {
             assert_eq!(found, wanted);
         }
         assert!(parse_credentials("nothing here\n").is_empty());
+    }
+
+    #[test]
+    fn a_bucket_is_found_in_the_path_or_in_the_host_s_name() {
+        let of = |endpoint, is_virtual| bucket_url("b", endpoint, "eu-west-1", is_virtual);
+        assert_eq!(of(None, None), "https://b.s3.eu-west-1.amazonaws.com");
+        assert_eq!(of(None, Some(false)), "https://s3.eu-west-1.amazonaws.com/b");
+        assert_eq!(of(Some("http://h:9000/"), None), "http://h:9000/b");
+        assert_eq!(of(Some("https://h"), Some(true)), "https://b.h");
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn meaning(answer: &Answer) -> (Kind, Option<String>) {
             Kind::Failed,
             hint("the secret key is wrong, or the region is: look at credentials_file and region"),
         ),
-        (_, "InvalidAccessKeyId") => (
+        (_, "InvalidAccessKeyId" | "NotSignedUp") => (
             Kind::Failed,
             hint("the store does not know this access key: look at credentials_file and endpoint"),
         ),
@@ -131,7 +131,10 @@ fn meaning(answer: &Answer) -> (Kind, Option<String>) {
                 }
             }),
         ),
-        (404, "") => (Kind::Failed, hint("is there such a bucket?")),
+        (404, "") => (
+            Kind::Failed,
+            hint("is there such a bucket at this endpoint? url and endpoint say where it is looked for"),
+        ),
         (404, _) => (Kind::NotFound, None),
         (409 | 412, _) => (Kind::AlreadyExists, None),
         (401 | 403, _) => (
@@ -140,7 +143,16 @@ fn meaning(answer: &Answer) -> (Kind, Option<String>) {
                 "the account may not do this: compare its policy with the one in docs/s3.md (reading needs ListBucket too, else a missing object looks forbidden)",
             ),
         ),
-        (408 | 429, _) | (500.., _) => (Kind::Transient, None),
+        (429, _) | (_, "SlowDown" | "ServerBusy") => (
+            Kind::Transient,
+            hint("the store asks for fewer requests at a time: lower jobs or bandwidth"),
+        ),
+        (408, _) => (Kind::Transient, None),
+        (501, _) => (Kind::Failed, hint("this store cannot do that")),
+        (500.., _) => (
+            Kind::Transient,
+            hint("the store itself is in trouble: its log or its provider's status page may say more"),
+        ),
         _ => (Kind::Failed, None),
     }
 }
@@ -205,6 +217,7 @@ mod tests {
             (502, "", Kind::Transient),
             (503, "SlowDown", Kind::Transient),
             (504, "", Kind::Transient),
+            (501, "NotImplemented", Kind::Failed),
             (429, "TooManyRequests", Kind::Transient),
             (408, "RequestTimeout", Kind::Transient),
             (507, "XMinioStorageFull", Kind::Transient),
@@ -212,6 +225,8 @@ mod tests {
             (403, "RequestTimeTooSkewed", Kind::Failed),
             (403, "SignatureDoesNotMatch", Kind::Failed),
             (403, "InvalidAccessKeyId", Kind::Failed),
+            (403, "NotSignedUp", Kind::Failed),
+            (503, "SlowDown", Kind::Transient),
             (403, "AccessDenied", Kind::Failed),
             (403, "InvalidObjectState", Kind::Failed),
             (401, "", Kind::Failed),

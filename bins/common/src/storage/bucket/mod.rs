@@ -10,6 +10,7 @@
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -17,19 +18,22 @@ use futures_util::stream::BoxStream;
 use object_store::multipart::PartId;
 use object_store::path::Path as ObjectPath;
 use object_store::{
-    Attribute, Attributes, GetOptions, GetRange, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    Attribute, Attributes, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions,
+    PutPayload,
 };
 use tokio::runtime::Runtime;
 
 use super::{Exclusive, Key, Space, Stat, Store, Stored, Upload, already_exists, not_found};
-use crate::digest::Sha256Digest;
+use crate::digest::{HashingWriter, Sha256Digest};
 use crate::error::{Error, Kind, Result};
 use crate::retry::Policy;
 use crate::time::UtcTime;
 
 mod connect;
 mod judge;
+mod s3;
 mod upload;
+mod versions;
 mod wire;
 
 pub use connect::{BucketSettings, Classes, Secret, ServerSideEncryption, Service};
@@ -58,6 +62,8 @@ struct Inner {
     /// For the parts of uploads.
     policy: Policy,
     creation: AtomicU8,
+    /// Objects are locked, so the bucket keeps versions, and the oldest counts.
+    keeps_versions: bool,
     /// Something in the bucket has answered, so there is one.
     seen: AtomicBool,
 }
@@ -78,6 +84,12 @@ fn runtime() -> Result<&'static Runtime> {
         .map_err(|error| Error::new(Kind::Failed, "start the threads for object stores").because(error.clone()))
 }
 
+/// How long nothing may move before a request counts as hanging: less than anybody is ready to wait, so that it is sent
+/// again.
+fn stall(policy: Policy) -> Duration {
+    (policy.patience / 4).clamp(Duration::from_secs(5), Duration::from_secs(30))
+}
+
 impl BucketStore {
     /// Prepares a store; nothing is asked of it yet. A failed part of an upload is sent again as `policy` says.
     ///
@@ -87,12 +99,13 @@ impl BucketStore {
         let clock = Clock::default();
         let _inside = runtime()?.enter();
         Ok(Self(Arc::new(Inner {
-            clients: settings.connect(&clock, now)?,
+            clients: settings.connect(&clock, now, stall(policy))?,
             prefix: settings.prefix.clone(),
             classes: settings.classes.clone(),
             clock,
             policy,
             creation: AtomicU8::new(UNKNOWN),
+            keeps_versions: matches!(settings.service, Service::S3 { lock: Some(_), .. }),
             seen: AtomicBool::new(false),
         })))
     }
@@ -127,6 +140,20 @@ impl BucketStore {
         }
     }
 
+    /// The bucket, if the oldest version of an object in it is the one that counts.
+    fn versioned(&self) -> Option<&s3::Bucket> {
+        self.0.clients.bucket.as_ref().filter(|_| self.0.keeps_versions)
+    }
+
+    /// The client that creates an object: leases and trials are never locked.
+    fn creating(&self, key: &Key) -> &Arc<dyn ObjectStore> {
+        if is_short_lived(key) {
+            &self.0.clients.plain
+        } else {
+            &self.0.clients.creating
+        }
+    }
+
     /// Storage class and the like of a new object.
     fn attributes(&self, key: &Key) -> Attributes {
         let mut attributes = Attributes::new();
@@ -140,7 +167,9 @@ impl BucketStore {
     fn put(&self, key: &Key, body: Bytes) -> Result<()> {
         let creation = self.0.creation.load(Ordering::Relaxed);
         // A store that ignores If-None-Match would overwrite.
-        if creation != IF_NONE_MATCH && self.stat(key)?.is_some() {
+        // In front of a delete marker it would let a second object be made over the first.
+        let is_told = creation == IF_NONE_MATCH && self.versioned().is_none();
+        if !is_told && self.stat(key)?.is_some() {
             return Err(already_exists(self, key));
         }
         if creation == NOTHING {
@@ -165,6 +194,35 @@ impl BucketStore {
         }
     }
 
+    /// [`put`](Self::put), sent again while that may help: only here the bytes are still there.
+    fn put_patiently(&self, key: &Key, body: &Bytes, stored: Stored) -> Result<()> {
+        let mut unclear = false;
+        self.0.policy.run(format!("store {}", self.describe(Some(key))), || {
+            let outcome = self.put(key, body.clone());
+            match outcome {
+                // An attempt of our own may have done it.
+                Err(error) if unclear && error.kind() == Kind::AlreadyExists => match self.digest(key)? == stored {
+                    true => Ok(()),
+                    false => Err(error),
+                },
+                Err(error) => {
+                    unclear |= error.kind() == Kind::Transient;
+                    Err(error)
+                }
+                Ok(()) => Ok(()),
+            }
+        })
+    }
+
+    fn digest(&self, key: &Key) -> Result<Stored> {
+        let mut reader = self.open(key, 0, None)?;
+        let mut out = HashingWriter::new(io::sink());
+        io::copy(&mut reader, &mut out)
+            .map_err(|error| Error::io(error, format!("read back {}", self.describe(Some(key)))))?;
+        let (_, size, sha256) = out.finish();
+        Ok(Stored { size, sha256 })
+    }
+
     fn put_as(
         &self,
         key: &Key,
@@ -176,7 +234,7 @@ impl BucketStore {
             attributes: self.attributes(key),
             ..PutOptions::default()
         };
-        let (path, client) = (self.path(Some(key))?, Arc::clone(&self.0.clients.creating));
+        let (path, client) = (self.path(Some(key))?, Arc::clone(self.creating(key)));
         Ok(async move {
             client
                 .put_opts(&path, PutPayload::from_bytes(body), options)
@@ -204,7 +262,8 @@ impl BucketStore {
         let what = format!("store part {} of {}", number + 1, self.describe(Some(key)));
         self.0.policy.run(what, || {
             let put = self.0.clients.parts.put_part(&path, id, number, body.clone());
-            self.run("store a part of", Some(key), put).map_err(never_absent)
+            self.run(&format!("store part {} of", number + 1), Some(key), put)
+                .map_err(never_absent)
         })
     }
 
@@ -221,7 +280,8 @@ impl BucketStore {
                 match outcome {
                     Ok(_) => Ok(()),
                     // An earlier attempt may have done it, whatever its answer: then the upload is gone and the object there.
-                    Err(error) if unclear && error.kind() == Kind::NotFound => {
+                    // Some say so in other words than NoSuchUpload.
+                    Err(error) if unclear && error.kind() != Kind::Transient => {
                         match self.stat(key)?.filter(|stat| stat.size == size) {
                             Some(_) => Ok(()),
                             None => Err(never_absent(error)),
@@ -258,6 +318,31 @@ impl BucketStore {
                 Ok(())
             }
             Err(error) => Err(judge(error, format!("look for {}", self.describe(Some(key))))),
+        }
+    }
+
+    fn sweep_uploads(&self, bucket: &s3::Bucket, age: Duration) -> Result<u64> {
+        let (prefix, begun_before) = (self.below(None)?, self.now()?.minus(age));
+        let (mut from, mut swept) = (None, 0);
+        loop {
+            let page = self.run("list the uploads of", None, bucket.uploads(&prefix, from.as_ref()));
+            let page = page.map_err(never_absent)?;
+            let abandoned = page.found.iter().filter(|upload| {
+                let path = ObjectPath::parse(&upload.key).ok();
+                upload.at < begun_before && path.and_then(|path| self.key(&path)).is_some()
+            });
+            for upload in abandoned {
+                match self.run("give up an upload of", None, bucket.abort(upload)) {
+                    Ok(()) => swept += 1,
+                    // Somebody else was quicker.
+                    Err(error) if error.kind() == Kind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            from = page.next;
+            if from.is_none() {
+                return Ok(swept);
+            }
         }
     }
 
@@ -302,6 +387,12 @@ fn never_absent(error: Error) -> Error {
         Kind::NotFound | Kind::AlreadyExists => error.with_kind(Kind::Failed),
         _ => error,
     }
+}
+
+/// Whether the object is to be deleted soon: a lease, a trial.
+fn is_short_lived(key: &Key) -> bool {
+    let mut components = key.components();
+    components.next().is_some_and(|first| first.starts_with("probe-")) || components.next() == Some("lease")
 }
 
 /// The storage class of an object: of bundles, dumps' archives and segments only. What has to be read to know what is there
@@ -389,8 +480,16 @@ impl Store for BucketStore {
             None if from > 0 => Some(GetRange::Offset(from)),
             None => None,
         };
+        let version = match self.versioned() {
+            Some(bucket) => match self.oldest(bucket, key)? {
+                Some(oldest) => Some(oldest.id),
+                None => return Err(not_found(self, key)),
+            },
+            None => None,
+        };
         let options = GetOptions {
             range,
+            version,
             ..GetOptions::default()
         };
         let path = self.path(Some(key))?;
@@ -411,6 +510,9 @@ impl Store for BucketStore {
     }
 
     fn stat(&self, key: &Key) -> Result<Option<Stat>> {
+        if let Some(bucket) = self.versioned() {
+            return Ok(self.oldest(bucket, key)?.as_ref().map(versions::stat_of));
+        }
         let path = self.path(Some(key))?;
         match runtime()?.block_on(self.0.clients.plain.head(&path)) {
             Ok(found) => {
@@ -423,6 +525,9 @@ impl Store for BucketStore {
     }
 
     fn list(&self, prefix: Option<&Key>, each: &mut dyn FnMut(Key, Stat) -> Result<()>) -> Result<()> {
+        if let Some(bucket) = self.versioned() {
+            return self.list_oldest(bucket, prefix, each);
+        }
         let path = self.path(prefix)?;
         let mut found = self.0.clients.plain.list(Some(&path));
         let mut last: Option<Key> = None;
@@ -449,6 +554,9 @@ impl Store for BucketStore {
     }
 
     fn children(&self, prefix: Option<&Key>) -> Result<Vec<String>> {
+        if let Some(bucket) = self.versioned() {
+            return self.children_of_all_versions(bucket, prefix);
+        }
         let path = self.path(prefix)?;
         let list = self.0.clients.plain.list_with_delimiter(Some(&path));
         let found = self.run("list", prefix, list).map_err(never_absent)?;
@@ -463,6 +571,9 @@ impl Store for BucketStore {
     }
 
     fn delete(&self, key: &Key) -> Result<()> {
+        if let Some(bucket) = self.versioned() {
+            return self.delete_versions(bucket, key);
+        }
         let path = self.path(Some(key))?;
         match runtime()?.block_on(self.0.clients.plain.delete(&path)) {
             Ok(()) => Ok(()),
@@ -477,6 +588,14 @@ impl Store for BucketStore {
         }
         if self.stat(from)?.is_none() {
             return Err(not_found(self, from));
+        }
+        if self.versioned().is_some() {
+            // The library copies the newest version.
+            let mut upload = self.create(to)?;
+            io::copy(&mut self.open(from, 0, None)?, &mut upload)
+                .map_err(|error| Error::io(error, format!("copy {}", self.describe(Some(from)))))?;
+            upload.finish()?;
+            return self.delete(from);
         }
         let (source, target) = (self.path(Some(from))?, self.path(Some(to))?);
         self.run("copy", Some(from), self.0.clients.creating.copy(&source, &target))?;
@@ -528,6 +647,14 @@ impl Store for BucketStore {
 
     fn free_space(&self) -> Result<Option<Space>> {
         Ok(None)
+    }
+
+    /// Gives up uploads that were begun so long ago and not completed: nobody sees them, but they are paid for.
+    fn sweep(&self, age: Duration) -> Result<u64> {
+        match &self.0.clients.bucket {
+            Some(bucket) => self.sweep_uploads(bucket, age),
+            None => Ok(0),
+        }
     }
 }
 

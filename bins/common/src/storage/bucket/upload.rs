@@ -154,7 +154,7 @@ impl Upload for BucketUpload {
         };
         if self.parts.is_none() {
             let body = Bytes::from(std::mem::take(&mut self.buffer));
-            self.store.put(&self.key, body)?;
+            self.store.put_patiently(&self.key, &body, stored)?;
             return Ok(stored);
         }
         if !self.buffer.is_empty() {

@@ -29,9 +29,6 @@ use crate::time::UtcTime;
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long nothing may move, in either direction, before a request counts as hanging.
-const STALL: Duration = Duration::from_secs(30);
-
 /// A body goes out in pieces of this size, so that progress shows.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -103,13 +100,14 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Prepares a client that believes the system's authorities and those in `ca_file`.
+    /// Prepares a client that believes the system's authorities and those in `ca_file`. When nothing moved in either
+    /// direction for `stall`, a request counts as hanging.
     ///
     /// # Errors
     /// `Config` if an authority cannot be read.
-    pub fn new(secure: bool, ca_file: Option<&Path>, clock: Clock) -> Result<Self> {
+    pub fn new(secure: bool, ca_file: Option<&Path>, clock: Clock, stall: Duration) -> Result<Self> {
         let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
+            .connect_timeout(CONNECT.min(stall))
             .redirect(reqwest::redirect::Policy::none())
             .pool_idle_timeout(Duration::from_secs(20));
         // The system's authorities cost 2 ms to read: not for a connection in clear.
@@ -121,11 +119,7 @@ impl Wire {
         let client = builder
             .build()
             .map_err(|error| Error::new(Kind::Failed, "prepare HTTP").because(error))?;
-        Ok(Self {
-            client,
-            clock,
-            stall: STALL,
-        })
+        Ok(Self { client, clock, stall })
     }
 }
 
@@ -389,7 +383,11 @@ mod tests {
         assert!(time.is_some());
         if let Some(time) = time {
             clock.set(time);
-            assert!(clock.now().is_some_and(|now| now >= time && now.distance(time) < STALL));
+            assert!(
+                clock
+                    .now()
+                    .is_some_and(|now| now >= time && now.distance(time) < Duration::from_secs(30))
+            );
         }
     }
 }
