@@ -22,6 +22,10 @@ pub const AZURITE_ACCOUNT: &str = "devstoreaccount1";
 pub const AZURITE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
+/// A header by which moto takes a request for that of its bucket's owner; it does not look at the signature.
+pub const SOMEBODY: &str = "Authorization: AWS4-HMAC-SHA256 Credential=SOMEBODY/20261121/us-east-1/s3/aws4_request, \
+                            SignedHeaders=host, Signature=0\r\n";
+
 /// Long enough for an interpreter on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
@@ -81,6 +85,20 @@ impl Emulator {
     /// Its URL.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The headers of the answer to HEAD, in lower case.
+    pub fn head(&self, target: &str) -> String {
+        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let head = format!(
+            "HEAD {target} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n{SOMEBODY}\r\n",
+            self.port
+        );
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.split(' ').nth(1) == Some("200"), "HEAD {target}: {answer}");
+        answer.to_lowercase()
     }
 
     /// Sends a request without a signature, for servers that need none, and returns status and body.

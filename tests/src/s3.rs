@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use s3s::auth::SimpleAuth;
@@ -22,6 +22,12 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::sync::oneshot;
 
 use crate::account;
+
+mod shaped;
+mod tls;
+
+pub use shaped::Shaped;
+pub use tls::Certificate;
 
 /// The access key that the server knows.
 pub const ACCESS_KEY: &str = "AKTESTACCESSKEY00001";
@@ -33,10 +39,14 @@ pub const SECRET_KEY: &str = "never/seen/anywhere+secret0000000000001";
 pub enum Fault {
     /// This status and S3 code are answered, and nothing is done.
     Answer(u16, &'static str),
+    /// The bucket is in this region, S3 answers.
+    Elsewhere(&'static str),
     /// Nothing is answered, ever.
     Hang,
     /// The connection is closed instead of an answer, and nothing is done.
     Reset,
+    /// The connection breaks when a part of the request's body has come.
+    BreakUpload,
     /// It is done, and the connection is closed instead of an answer.
     LoseAnswer,
     /// The connection breaks after so many bytes of the answer's body.
@@ -111,6 +121,7 @@ impl Rule {
 struct State {
     rules: Vec<Rule>,
     log: Vec<String>,
+    headers: Vec<http::HeaderMap>,
 }
 
 /// A running server; dropped, it stops.
@@ -119,6 +130,8 @@ pub struct S3 {
     pub root: PathBuf,
     /// The port on the loopback address.
     pub port: u16,
+    secure: bool,
+    service: S3Service,
     state: Arc<Mutex<State>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -133,10 +146,26 @@ impl S3 {
 
     /// Starts a server on a port, for one that comes back.
     pub fn start_on(root: &Path, port: u16) -> S3 {
+        S3::begin(root, port, None, service(root))
+    }
+
+    /// The same server on another port (0: one that is free), with rules and a log of its own.
+    pub fn door(&self, port: u16) -> S3 {
+        S3::begin(&self.root, port, None, self.service.clone())
+    }
+
+    /// Starts a server that speaks TLS and shows this certificate.
+    pub fn start_tls(root: &Path, bucket: &str, certificate: &Certificate) -> S3 {
+        fs::create_dir_all(root.join(bucket)).unwrap();
+        S3::begin(root, 0, Some(certificate.acceptor()), service(root))
+    }
+
+    fn begin(root: &Path, port: u16, tls: Option<tokio_rustls::TlsAcceptor>, service: S3Service) -> S3 {
         let state = Arc::new(Mutex::new(State::default()));
         let (stop, stopped) = oneshot::channel();
         let (ready, port_of) = std::sync::mpsc::channel();
-        let (root_of, state_of) = (root.to_owned(), Arc::clone(&state));
+        let secure = tls.is_some();
+        let (served, state_of) = (service.clone(), Arc::clone(&state));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -147,7 +176,7 @@ impl S3 {
                 let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
                 ready.send(listener.local_addr().unwrap().port()).unwrap();
                 tokio::select! {
-                    () = serve(listener, service(&root_of), state_of) => {}
+                    () = serve(listener, tls, served, state_of) => {}
                     _ = stopped => {}
                 }
             });
@@ -156,6 +185,8 @@ impl S3 {
         S3 {
             root: root.to_owned(),
             port: port_of.recv().unwrap(),
+            secure,
+            service,
             state,
             stop: Some(stop),
             thread: Some(thread),
@@ -164,7 +195,8 @@ impl S3 {
 
     /// Its URL.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
     /// Adds a rule; the first that fits decides.
@@ -179,12 +211,23 @@ impl S3 {
 
     /// Forgets what was asked so far.
     pub fn forget(&self) {
-        self.state().log.clear();
+        let mut state = self.state();
+        state.log.clear();
+        state.headers.clear();
     }
 
     /// What was asked, in order: method, path and query.
     pub fn log(&self) -> Vec<String> {
         self.state().log.clone()
+    }
+
+    /// The headers of the requests whose line in the log holds `part`.
+    pub fn headers(&self, part: &str) -> Vec<http::HeaderMap> {
+        let state = self.state();
+        let both = state.log.iter().zip(&state.headers);
+        both.filter(|(line, _)| line.contains(part))
+            .map(|(_, headers)| headers.clone())
+            .collect()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -215,17 +258,29 @@ fn service(root: &Path) -> S3Service {
     builder.build()
 }
 
-async fn serve(listener: tokio::net::TcpListener, service: S3Service, state: Arc<Mutex<State>>) {
+async fn serve(
+    listener: tokio::net::TcpListener,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    service: S3Service,
+    state: Arc<Mutex<State>>,
+) {
     let http = auto::Builder::new(TokioExecutor::new());
     loop {
         let Ok((socket, _)) = listener.accept().await else {
             continue;
         };
-        let (http, service, state) = (http.clone(), service.clone(), Arc::clone(&state));
+        let (http, tls, service, state) = (http.clone(), tls.clone(), service.clone(), Arc::clone(&state));
         tokio::spawn(async move {
             let faulty = hyper_util::service::TowerToHyperService::new(Faulty { service, state });
             // A broken connection is the peer's to notice.
-            let _ = http.serve_connection(TokioIo::new(socket), faulty).await;
+            match tls {
+                None => drop(http.serve_connection(TokioIo::new(socket), faulty).await),
+                Some(tls) => {
+                    if let Ok(socket) = tls.accept(socket).await {
+                        drop(http.serve_connection(TokioIo::new(socket), faulty).await);
+                    }
+                }
+            }
         });
     }
 }
@@ -261,6 +316,7 @@ where
         let fault = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.log.push(format!("{method} {target}"));
+            state.headers.push(request.headers().clone());
             state
                 .rules
                 .iter_mut()
@@ -271,6 +327,17 @@ where
             let broken = || Err(io::Error::from(io::ErrorKind::ConnectionReset));
             match fault {
                 Some(Fault::Answer(status, code)) => return Ok(refusal(status, code)),
+                Some(Fault::Elsewhere(region)) => {
+                    let mut answer = refusal(301, "PermanentRedirect");
+                    let region = http::HeaderValue::from_static(region);
+                    answer.headers_mut().insert("x-amz-bucket-region", region);
+                    return Ok(answer);
+                }
+                Some(Fault::BreakUpload) => {
+                    let mut body = Box::pin(request.into_body());
+                    std::future::poll_fn(|task| body.as_mut().poll_frame(task).map(drop)).await;
+                    return broken();
+                }
                 Some(Fault::Hang) => std::future::pending().await,
                 Some(Fault::Reset) => return broken(),
                 _ => {}
@@ -295,64 +362,4 @@ fn refusal(status: u16, code: &str) -> Response<Shaped> {
     let mut answer = Response::new(Shaped::new(s3s::Body::from(text), None));
     *answer.status_mut() = StatusCode::from_u16(status).unwrap();
     answer
-}
-
-/// An answer's body, as the fault shapes it.
-pub struct Shaped {
-    body: s3s::Body,
-    left: Option<usize>,
-    breaks: bool,
-    flips: bool,
-}
-
-impl Shaped {
-    fn new(body: s3s::Body, fault: Option<Fault>) -> Shaped {
-        let left = match fault {
-            Some(Fault::BreakBody(bytes) | Fault::ShortBody(bytes)) => Some(bytes),
-            _ => None,
-        };
-        Shaped {
-            body,
-            left,
-            breaks: matches!(fault, Some(Fault::BreakBody(_))),
-            flips: fault == Some(Fault::Flip),
-        }
-    }
-}
-
-impl Body for Shaped {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if self.left == Some(0) {
-            let broken = io::Error::from(io::ErrorKind::ConnectionReset);
-            return Poll::Ready(self.breaks.then_some(Err(broken)));
-        }
-        let frame = match Pin::new(&mut self.body).poll_frame(task) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(io::Error::other(format!("{error:?}"))))),
-            Poll::Ready(Some(Ok(frame))) => frame,
-        };
-        let mut piece = frame.into_data().unwrap_or_default();
-        if let Some(left) = &mut self.left {
-            piece.truncate(*left);
-            *left -= piece.len();
-        }
-        if std::mem::take(&mut self.flips) && !piece.is_empty() {
-            let mut bytes = piece.to_vec();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 0x10;
-            piece = bytes.into();
-        }
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.left {
-            Some(_) => SizeHint::default(),
-            None => self.body.size_hint(),
-        }
-    }
 }
