@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cluster::Cluster;
+use crate::s3::S3;
 use crate::scratch::Scratch;
 use crate::tool::{self, Tool};
 
@@ -51,6 +52,20 @@ impl RepoOptions {
     pub fn at(mut self, url: &str, dir: &Path) -> RepoOptions {
         self.elsewhere = Some((url.into(), dir.into()));
         self
+    }
+
+    /// Puts it into a bucket of an S3 server, below its own name.
+    pub fn in_s3(self, s3: &S3, bucket: &str, credentials: &Path) -> RepoOptions {
+        let (url, dir) = (
+            format!("s3://{bucket}/{}", self.name),
+            s3.root.join(bucket).join(&self.name),
+        );
+        self.at(&url, &dir)
+            .line(&format!("endpoint = {}", quoted(&s3.endpoint())))
+            .line(&format!(
+                "credentials_file = {}",
+                quoted(&credentials.to_string_lossy())
+            ))
     }
 
     /// Adds a line to its table, such as `required = false`.

@@ -23,7 +23,7 @@ pub struct Server {
 impl Server {
     /// Finds a version, Debian's first: it has the client programs too.
     pub fn major(major: u32) -> Option<Server> {
-        [debian_bin(major), unpacked().join(format!("postgresql-{major}/bin"))]
+        [debian_bin(major), directory().join(format!("postgresql-{major}/bin"))]
             .into_iter()
             .find(|bin| bin.join("postgres").is_file())
             .map(|bin| Server { major, bin })
@@ -58,7 +58,7 @@ impl Server {
         [
             &self.bin,
             &debian_bin(self.major),
-            &unpacked().join(format!("clients-{}/bin", self.major)),
+            &directory().join(format!("clients-{}/bin", self.major)),
         ]
         .into_iter()
         .map(|bin| bin.join(name))
@@ -79,7 +79,8 @@ impl Server {
     }
 }
 
-fn unpacked() -> PathBuf {
+/// Where `tests/stand/install.sh` unpacks what is no package of the system.
+pub fn directory() -> PathBuf {
     env::var_os("PGKEEP_STAND").map_or_else(|| PathBuf::from("/var/cache/pgkeep-stand"), PathBuf::from)
 }
 

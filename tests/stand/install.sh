@@ -9,6 +9,7 @@
 #   versions  servers of PostgreSQL 13 to 18, without client programs
 #   13 .. 18  one of these
 #   clients   programs of PostgreSQL 17 and 18 (pg_verifybackup, pg_dump, pg_waldump, ...) from newer Debian releases
+#   emulators object stores: moto (S3 with versions, storage classes, object lock), Azurite (Azure)
 #   peers     what `make bench` compares with: pgbackrest, valgrind
 #
 # Idempotent, and quick when everything is there: package lists are only fetched when a package is missing. Packages and
@@ -19,7 +20,7 @@
 set -uo pipefail
 
 stand=${PGKEEP_STAND:-/var/cache/pgkeep-stand}
-cargo_needed=1.88
+cargo_needed=1.92
 
 # The newest release of each version that was tried here.
 declare -A released=(
@@ -31,6 +32,8 @@ declare -A released=(
     [18]=18.4.0-beta.17
 )
 versions=(13 14 15 16 17 18)
+moto=5.2.5
+azurite=3.37.0
 
 # Debian's releases that have the programs of versions newer than Debian 12's, the first to be tried first.
 declare -A suites=([17]='trixie' [18]='forky sid')
@@ -171,6 +174,38 @@ all_versions() {
     return $result
 }
 
+# Makes a directory beside its place with the commands that follow, and renames it there, so that it is whole or absent.
+beside() {
+    local where=$1 beside
+    shift
+    [[ -e $where/READY ]] && return 0
+    mkdir -p "$stand" && chmod 0755 "$stand" || return 1
+    beside=$(mktemp -d "$stand/.new-XXXXXX") || return 1
+    if "$@" "$beside" </dev/null >"$log" 2>&1; then
+        chmod -R a+rX "$beside" && touch "$beside/READY" && rm -rf "$where" && mv "$beside" "$where"
+    fi
+    rm -rf "$beside"
+    if [[ ! -e $where/READY ]]; then
+        tail -n 5 "$log" >&2
+        warn "${where##*/} cannot be had here"
+        return 1
+    fi
+    say "${where##*/}"
+}
+
+make_moto() { python3 -m venv "$1" && "$1/bin/python" -m pip install -q "moto[server]==$moto"; }
+
+make_azurite() { (cd "$1" && npm install --silent --no-audit --no-fund "azurite@$azurite"); }
+
+emulators() {
+    local result=0
+    packages python3-venv || result=1
+    beside "$stand/moto-$moto" make_moto || result=1
+    command -v npm >/dev/null || packages nodejs npm || result=1
+    beside "$stand/azurite-$azurite" make_azurite || result=1
+    return $result
+}
+
 peers() { packages pgbackrest valgrind; }
 
 # Where the programs of a version are, or will be.
@@ -282,6 +317,7 @@ for what in "${@:-default}"; do
     lint) lint || result=1 ;;
     servers) servers || result=1 ;;
     peers) peers || result=1 ;;
+    emulators) emulators || result=1 ;;
     versions) all_versions || result=1 ;;
     clients) clients || result=1 ;;
     1[345678]) version "$what" || result=1 ;;
@@ -292,7 +328,7 @@ for what in "${@:-default}"; do
         clients || true
         ;;
     *)
-        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, peers)"
+        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, peers)"
         exit 2
         ;;
     esac

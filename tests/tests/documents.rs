@@ -293,6 +293,50 @@ fn every_configuration_shown_can_be_read() {
 const OF_OTHERS: [&str; 2] = ["command not found", "No space left on device"];
 
 #[test]
+fn the_policies_shown_are_json_and_allow_what_their_titles_say() {
+    let all = documents();
+    let document = all.iter().find(|document| document.name() == "docs/s3.md").unwrap();
+    let shown = document.fenced.iter().filter(|(info, _)| info == "json");
+    let parsed: Vec<serde_json::Value> = shown
+        .map(|(_, text)| serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}")))
+        .collect();
+    let (policies, others): (Vec<_>, Vec<_>) = parsed.iter().partition(|json| json["Version"] == "2012-10-17");
+    let actions = |policy: &serde_json::Value| {
+        let statements = policy["Statement"].as_array().unwrap();
+        for statement in statements {
+            assert_eq!(statement["Effect"], "Allow", "{statement}");
+            assert!(
+                statement["Resource"].to_string().contains("arn:aws:s3:::"),
+                "{statement}"
+            );
+        }
+        let all = statements.iter().map(|statement| statement["Action"].to_string());
+        all.collect::<String>()
+    };
+    let [push, prune, restore, owner] = policies[..] else {
+        panic!("{} policies", policies.len())
+    };
+    assert!(actions(push).contains("s3:PutObject") && !actions(push).contains("Delete"));
+    assert!(actions(prune).contains("s3:DeleteObjectVersion"));
+    assert!(!actions(restore).contains("Put") && !actions(restore).contains("Delete"));
+    assert!(actions(owner).contains("s3:*"));
+    for policy in [push, prune, restore] {
+        // Without it what is missing looks forbidden.
+        assert!(actions(policy).contains("\"s3:ListBucket\""), "{policy}");
+    }
+    let [lifecycle] = others[..] else {
+        panic!("{} other documents", others.len())
+    };
+    for rule in lifecycle["Rules"].as_array().unwrap() {
+        assert!(rule["Expiration"].is_null(), "a rule deletes: {rule}");
+        let moves = !rule["Transitions"].is_null();
+        let prefix = rule["Filter"]["Prefix"].as_str().unwrap();
+        assert!(!moves || prefix.ends_with("/backup/"), "WAL is moved: {rule}");
+        assert!(!rule["Transitions"].to_string().contains("\"GLACIER\""), "{rule}");
+    }
+}
+
+#[test]
 fn the_messages_that_are_explained_are_those_that_the_tools_print() {
     let mut sources = String::new();
     read_sources(&root().join("bins"), &mut sources);

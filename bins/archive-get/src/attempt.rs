@@ -22,14 +22,12 @@ use crate::place::Placing;
 /// Whenever it could not be found out whether the archive has the file: never to be read as "absent".
 pub fn run(config: &Config, cluster: &Cluster, request: &Request, asking: &dyn Fn(&Repository)) -> Result<Fetched> {
     let call = Call::find(config, cluster)?;
-    let (policy, repositories) = if request.standby {
-        let span = config.standby_patience;
-        let repositories = open::repositories_within(config, cluster, &request.only, span)?;
-        (Policy::once(), repositories)
-    } else {
-        let repositories = open::repositories(config, cluster, &request.only)?;
-        (Policy::patient(config.patience), repositories)
+    let (policy, patience) = match request.standby {
+        true => (Policy::once(), config.standby_patience),
+        // What is asked within has patience of its own; both end before the caller's time is over.
+        false => (Policy::patient(config.patience / 2), config.patience / 2),
     };
+    let repositories = open::repositories_within(config, cluster, &request.only, patience)?;
     let asked = Asked {
         repositories: in_order(repositories, &request.order),
         histories: call.histories(config),

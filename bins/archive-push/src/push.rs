@@ -109,7 +109,8 @@ pub fn attempt(config: &Config, cluster: &Cluster, asked: &Asked, host: &str) ->
             host: host.to_owned(),
             busy: AtomicUsize::new(0),
         };
-        Ok((Arc::new(run), open::repositories(config, cluster, &[])?))
+        let repositories = open::repositories_within(config, cluster, &[], config.patience)?;
+        Ok((Arc::new(run), repositories))
     };
     match prepared() {
         Ok((run, repositories)) => {

@@ -25,6 +25,7 @@ use std::path::Path;
 use std::process::{self, ExitCode};
 
 use clap::error::ErrorKind;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, fstat, umask};
 
 use crate::error::{Error, Kind, Result, chain};
@@ -185,6 +186,10 @@ where
     voice.take_over_panics();
     // What a tool writes is private unless it says otherwise: status files set their own mode.
     umask(Mode::from_bits_truncate(0o077));
+    // A core would hold keys. The hard limit stays: what a tool starts may decide anew.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_CORE) {
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, hard);
+    }
     panic_if_asked();
     let args = match A::try_parse() {
         Ok(args) => args,

@@ -5,7 +5,7 @@
 //! | 3 | [`config`], [`open`] |
 //! | 2 | [`repository`]: what is on disk, as `FORMAT.md` specifies it |
 //! | 1 | [`postgres`], [`codec`], [`storage`], [`job`] |
-//! | 0 | [`error`], [`exit`], [`journal`], [`units`], [`time`], [`digest`], [`durable`], [`lock`], [`leftovers`], [`retry`], [`process`], [`progress`], [`sorter`] |
+//! | 0 | [`error`], [`exit`], [`journal`], [`units`], [`time`], [`digest`], [`durable`], [`lock`], [`secret`], [`leftovers`], [`retry`], [`process`], [`interrupt`], [`progress`], [`sorter`] |
 
 // Layer 0: small, no domain words.
 pub mod digest;
@@ -19,6 +19,7 @@ pub mod lock;
 pub mod process;
 pub mod progress;
 pub mod retry;
+pub mod secret;
 pub mod sorter;
 pub mod time;
 pub mod units;

@@ -9,48 +9,69 @@ use crate::error::{Error, Kind, Result};
 use crate::repository::{ClusterName, Repository};
 use crate::retry::Policy;
 use crate::storage::Store;
+use crate::storage::bucket::BucketStore;
+use crate::storage::limited::LimitedStore;
 use crate::storage::posix::PosixStore;
 use crate::storage::retrying::RetryingStore;
 use crate::storage::sftp::{Limits, SftpStore, Target};
+use crate::time::UtcTime;
 
 /// Opens the repositories of `cluster`: all, or those named in `only`. Nothing is read from them yet.
 ///
 /// # Errors
 /// `Config` if a name is unknown, a key cannot be used, or a URL needs a store that this version lacks.
 pub fn repositories(config: &Config, cluster: &Cluster, only: &[String]) -> Result<Vec<Repository>> {
-    config
-        .repositories(only)?
-        .into_iter()
-        .map(|repository| open(repository, cluster, Policy::patient(config.patience), Limits::USUAL))
-        .collect()
+    open_all(config, cluster, only, Policy::patient(config.patience), Limits::USUAL)
 }
 
-/// As [`repositories`], for somebody who waits no longer than `span` and asks again himself: every request is made once.
+/// As [`repositories`], where whatever is asked of a store ends, with the reason, before a caller who waits for
+/// `patience` gives up on it without knowing one.
 ///
 /// # Errors
-/// As there.
+/// As for [`repositories`].
 pub fn repositories_within(
     config: &Config,
     cluster: &Cluster,
     only: &[String],
-    span: Duration,
+    patience: Duration,
+) -> Result<Vec<Repository>> {
+    open_all(
+        config,
+        cluster,
+        only,
+        Policy::patient(patience * 3 / 4),
+        Limits::within(patience / 2),
+    )
+}
+
+fn open_all(
+    config: &Config,
+    cluster: &Cluster,
+    only: &[String],
+    policy: Policy,
+    limits: Limits,
 ) -> Result<Vec<Repository>> {
     config
         .repositories(only)?
         .into_iter()
-        .map(|repository| open(repository, cluster, Policy::once(), Limits::within(span)))
+        .map(|repository| open(repository, cluster, policy, limits))
         .collect()
 }
 
 fn open(repository: &RepositorySettings, cluster: &Cluster, policy: Policy, limits: Limits) -> Result<Repository> {
     let in_table = |error: Error| error.context(format!("use [repository.{}]", repository.name));
-    let store: Arc<dyn Store> = match &repository.location {
-        Location::File { root } => Arc::new(PosixStore::new(root.clone())),
-        Location::Sftp { .. } => sftp_store(repository, policy, limits).map_err(in_table)?,
-        other => {
+    let store: Arc<dyn Store> = match (&repository.location, &repository.bucket) {
+        (Location::File { root }, _) => limited(repository, Arc::new(PosixStore::new(root.clone()))),
+        (Location::Sftp { .. }, _) => sftp_store(repository, policy, limits).map_err(in_table)?,
+        (_, Some(bucket)) => {
+            let store = BucketStore::new(bucket, policy, UtcTime::now()).map_err(in_table)?;
+            // What is sent again counts again.
+            Arc::new(RetryingStore::new(limited(repository, Arc::new(store)), policy))
+        }
+        (other, None) => {
             return Err(in_table(
                 Error::new(Kind::Config, format!("this version has no store for {other}"))
-                    .hint("use a url that begins with file:/// or sftp://"),
+                    .hint("use a url that begins with file:///, s3://, sftp://, gs:// or az://"),
             ));
         }
     };
@@ -89,6 +110,13 @@ fn open(repository: &RepositorySettings, cluster: &Cluster, policy: Policy, limi
     ))
 }
 
+fn limited(repository: &RepositorySettings, store: Arc<dyn Store>) -> Arc<dyn Store> {
+    match repository.bandwidth {
+        Some(rate) => Arc::new(LimitedStore::new(store, rate)),
+        None => store,
+    }
+}
+
 fn sftp_store(settings: &RepositorySettings, policy: Policy, limits: Limits) -> Result<Arc<dyn Store>> {
     let Location::Sftp { user, host, port, root } = &settings.location else {
         return Err(Error::new(Kind::Config, "this is no SFTP repository"));
@@ -100,7 +128,7 @@ fn sftp_store(settings: &RepositorySettings, policy: Policy, limits: Limits) -> 
         key: settings.ssh_key.clone(),
     };
     let store = SftpStore::new(target, &root.to_string_lossy(), limits, policy);
-    Ok(Arc::new(RetryingStore::new(Arc::new(store), policy)))
+    Ok(Arc::new(RetryingStore::new(limited(settings, Arc::new(store)), policy)))
 }
 
 fn sealing(recipients: &[String]) -> Result<Sealing> {

@@ -72,8 +72,8 @@ impl Policy {
             }
             let pause = jitter(ceiling.min(self.max_delay)).min(left);
             log::warn!(
-                "{what}: {}; trying again in {}, for {} at most",
-                chain(&error),
+                "{}; trying again in {}, for {} at most",
+                told(&what.to_string(), chain(&error)),
                 display_duration(pause),
                 display_duration(left)
             );
@@ -81,6 +81,15 @@ impl Policy {
             ceiling = ceiling.saturating_mul(2);
             attempts = attempts.saturating_add(1);
         }
+    }
+}
+
+/// What failed, and why; said once where the error names the same thing.
+fn told(what: &str, error: String) -> String {
+    if error.starts_with(what) {
+        error
+    } else {
+        format!("{what}: {error}")
     }
 }
 

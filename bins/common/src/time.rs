@@ -53,6 +53,16 @@ impl UtcTime {
             .ok_or_else(invalid)
     }
 
+    /// Reads a time as HTTP's `Date` header has it: `Sat, 21 Nov 2026 09:25:49 GMT` (RFC 9110).
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn parse_http_date(text: &str) -> Result<Self> {
+        jiff::fmt::rfc2822::parse(text)
+            .map(|zoned| Self(zoned.timestamp()))
+            .map_err(|_| Error::new(Kind::Corrupt, format!("invalid time \"{text}\" in an answer")))
+    }
+
     /// Whole seconds since 1970, rounded down.
     pub fn unix_seconds(self) -> i64 {
         self.unix_micros().div_euclid(1_000_000)

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 
 /// Module, layer, and rank within the layer: a module may use what has a lower layer, or in its own layer a lower
 /// rank. Modules of equal rank do not know each other.
-const MODULES: [(&str, u8, u8); 22] = [
+const MODULES: [(&str, u8, u8); 23] = [
     ("error", 0, 0),
     ("units", 0, 1),
     ("digest", 0, 1),
     ("time", 0, 2),
     ("durable", 0, 3),
     ("lock", 0, 4),
+    ("secret", 0, 4),
     ("retry", 0, 4),
     ("process", 0, 4),
     ("progress", 0, 4),

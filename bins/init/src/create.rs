@@ -107,7 +107,9 @@ fn create(
     let what = match repository.identity_for_writing() {
         Ok(_) => "is there",
         Err(error) if error.kind() == Kind::NotFound => {
-            let identity = Identity::new(&repository.cluster, now, repository.sealing.is_encrypted())?;
+            let mut identity = Identity::new(&repository.cluster, now, repository.sealing.is_encrypted())?;
+            // Found out once, here; later runs rely on it.
+            identity.creation = store.exclusive().word().map(str::to_owned);
             match document::write(store, &repository.keys().identity()?, &identity) {
                 // Another host was quicker: its identity is the one.
                 Err(error) if error.kind() != Kind::AlreadyExists => return Err(error),

@@ -21,6 +21,22 @@ pub enum Location {
         /// What every key begins with, without slashes at its ends; may be empty.
         prefix: String,
     },
+    /// `gs://bucket/prefix`
+    Google {
+        /// The bucket.
+        bucket: String,
+        /// What every key begins with, without slashes at its ends; may be empty.
+        prefix: String,
+    },
+    /// `az://account/container/prefix`
+    Azure {
+        /// The storage account.
+        account: String,
+        /// The container.
+        container: String,
+        /// What every key begins with, without slashes at its ends; may be empty.
+        prefix: String,
+    },
     /// `sftp://user@host:port/path`
     Sftp {
         /// The user; `None`: as ssh's configuration says.
@@ -46,17 +62,21 @@ impl Location {
         match scheme {
             "file" if rest.starts_with('/') => Ok(Self::File { root: directory(rest)? }),
             "file" => Err(invalid("has a relative path").hint("three slashes: file:///var/backups/pgkeep")),
-            "s3" => parse_s3(rest),
+            "s3" => parse_bucket(rest).map(|(bucket, prefix)| Self::S3 { bucket, prefix }),
+            "gs" => parse_bucket(rest).map(|(bucket, prefix)| Self::Google { bucket, prefix }),
+            "az" => parse_azure(rest),
             "sftp" => parse_sftp(rest),
-            _ => Err(invalid("has an unknown scheme").hint("known are file, s3 and sftp")),
+            _ => Err(invalid("has an unknown scheme").hint("known are file, s3, sftp, gs and az")),
         }
     }
 
-    /// `file`, `s3` or `sftp`.
+    /// `file`, `s3`, `gs`, `az` or `sftp`.
     pub fn scheme(&self) -> &'static str {
         match self {
             Self::File { .. } => "file",
             Self::S3 { .. } => "s3",
+            Self::Google { .. } => "gs",
+            Self::Azure { .. } => "az",
             Self::Sftp { .. } => "sftp",
         }
     }
@@ -66,8 +86,13 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { root } => write!(f, "file://{}", root.display()),
-            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
-            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            Self::S3 { bucket, prefix } => write_bucket(f, "s3", bucket, prefix),
+            Self::Google { bucket, prefix } => write_bucket(f, "gs", bucket, prefix),
+            Self::Azure {
+                account,
+                container,
+                prefix,
+            } => write_bucket(f, "az", &format!("{account}/{container}"), prefix),
             Self::Sftp { user, host, port, root } => {
                 f.write_str("sftp://")?;
                 if let Some(user) = user {
@@ -80,6 +105,14 @@ impl fmt::Display for Location {
                 write!(f, "{}", root.display())
             }
         }
+    }
+}
+
+fn write_bucket(f: &mut fmt::Formatter<'_>, scheme: &str, bucket: &str, prefix: &str) -> fmt::Result {
+    write!(f, "{scheme}://{bucket}")?;
+    match prefix {
+        "" => Ok(()),
+        prefix => write!(f, "/{prefix}"),
     }
 }
 
@@ -96,7 +129,8 @@ fn directory(path: &str) -> Result<PathBuf> {
     Ok(root)
 }
 
-fn parse_s3(rest: &str) -> Result<Location> {
+/// Splits `bucket/prefix`.
+fn parse_bucket(rest: &str) -> Result<(String, String)> {
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if bucket.is_empty() || !bucket.bytes().all(allowed) {
@@ -109,9 +143,20 @@ fn parse_s3(rest: &str) -> Result<Location> {
     if !prefix.is_empty() && !prefix.split('/').all(plain) {
         return Err(invalid("has an invalid prefix"));
     }
-    Ok(Location::S3 {
-        bucket: bucket.to_owned(),
-        prefix: prefix.to_owned(),
+    Ok((bucket.to_owned(), prefix.to_owned()))
+}
+
+fn parse_azure(rest: &str) -> Result<Location> {
+    let hint = "az://ACCOUNT/CONTAINER/PREFIX";
+    let (account, rest) = rest
+        .split_once('/')
+        .filter(|(account, _)| !account.is_empty() && account.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        .ok_or_else(|| invalid("has no valid account and container").hint(hint))?;
+    let (container, prefix) = parse_bucket(rest).map_err(|error| error.hint(hint))?;
+    Ok(Location::Azure {
+        account: account.to_owned(),
+        container,
+        prefix,
     })
 }
 
@@ -171,6 +216,9 @@ mod tests {
             "s3://company-backups/postgres",
             "s3://company-backups",
             "s3://b/a/b",
+            "gs://company-backups/postgres",
+            "az://account/container",
+            "az://account/container/a/b",
             "sftp://rcadmin@192.168.1.246/home/rcadmin/postgres-backups",
             "sftp://nas/volume",
             "sftp://a@nas:2222/volume",
@@ -211,7 +259,10 @@ mod tests {
             "sftp://host:99999/x",
             "sftp://fe80::1/x",
             "http://x/y",
-            "gs://x/y",
+            "gs:///y",
+            "az://account",
+            "az:///container/x",
+            "az://a.b/container",
         ] {
             let error = Location::parse(url).unwrap_err();
             assert_eq!(error.kind(), Kind::Config, "{url}");
@@ -221,7 +272,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_accepted_reads_back(rest in "[a-z@:/.\\[\\]0-9-]{0,30}", scheme in "(file|s3|sftp)") {
+        fn what_is_accepted_reads_back(rest in "[a-z@:/.\\[\\]0-9-]{0,30}", scheme in "(file|s3|gs|az|sftp)") {
             if let Ok(location) = Location::parse(&format!("{scheme}://{rest}")) {
                 prop_assert_eq!(Location::parse(&location.to_string()).unwrap(), location);
             }

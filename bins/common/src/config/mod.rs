@@ -27,7 +27,7 @@ mod retention;
 pub use cluster::{Cluster, Objectives, SSL_MODES};
 pub use location::Location;
 pub use reader::Environment;
-pub use repository::{Encryption, RepositorySettings, StorageClasses};
+pub use repository::{Encryption, RepositorySettings};
 pub use retention::{Keep, Retention};
 
 use reader::{Source, Table, nearest};

@@ -67,6 +67,11 @@ impl<'a> Table<'a> {
         Some(self.found(name, value))
     }
 
+    /// A variable of the environment, if it is set to something.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        (self.source.environment)(name).filter(|value| !value.is_empty())
+    }
+
     pub fn text(&mut self, key: &'static str) -> Result<Option<String>> {
         self.value(key).map(|value| value.text()).transpose()
     }

@@ -1,7 +1,6 @@
 //! `[repository.NAME]`: where copies go, who can open them, how long they stay.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::TOP_KEYS;
 use super::cluster::http_url;
@@ -9,6 +8,7 @@ use super::location::Location;
 use super::reader::Table;
 use super::retention::Retention;
 use crate::error::{Error, Kind, Result};
+use crate::storage::bucket::{BucketSettings, Classes, Secret, ServerSideEncryption, Service};
 use crate::units::{ByteSize, parse_duration};
 
 /// One repository as configured; `open` makes a repository of it.
@@ -26,16 +26,8 @@ pub struct RepositorySettings {
     pub encryption: Option<Encryption>,
     /// Most bytes per second in each direction.
     pub bandwidth: Option<ByteSize>,
-    /// S3: URL of the service; `None`: AWS.
-    pub endpoint: Option<String>,
-    /// S3: region.
-    pub region: Option<String>,
-    /// S3: file with the access key; `None`: environment, instance role or web identity.
-    pub credentials_file: Option<PathBuf>,
-    /// S3: storage classes.
-    pub storage_class: StorageClasses,
-    /// S3: object lock this far ahead.
-    pub lock_horizon: Option<Duration>,
+    /// How to get into the bucket, where it is one.
+    pub bucket: Option<BucketSettings>,
     /// SFTP: private key.
     pub ssh_key: Option<PathBuf>,
 }
@@ -51,23 +43,39 @@ pub struct Encryption {
     pub identity_file: Option<PathBuf>,
 }
 
-/// `storage_class = { backup, wal }`; `None`: the bucket's default.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct StorageClasses {
-    /// For backups and dumps.
-    pub backup: Option<String>,
-    /// For WAL.
-    pub wal: Option<String>,
-}
-
-const S3_KEYS: [&str; 5] = [
-    "endpoint",
-    "region",
-    "credentials_file",
-    "storage_class",
-    "lock_horizon",
+/// What is for buckets, and for whose.
+const BUCKET_KEYS: [(&str, &[&str]); 9] = [
+    ("endpoint", &["s3", "gs", "az"]),
+    ("ca_file", &["s3", "gs", "az"]),
+    ("credentials_file", &["s3", "gs", "az"]),
+    ("storage_class", &["s3"]),
+    ("region", &["s3"]),
+    ("url_style", &["s3"]),
+    ("server_side_encryption", &["s3"]),
+    ("lock_horizon", &["s3"]),
+    ("ssh_key", &["sftp"]),
 ];
-const SFTP_KEYS: [&str; 1] = ["ssh_key"];
+
+/// Variables that hold credentials, by the names that the providers' own tools use.
+const VARIABLES: [&str; 17] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_TENANT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+];
 
 impl RepositorySettings {
     pub(super) fn read(name: String, mut table: Table<'_>) -> Result<Self> {
@@ -79,15 +87,10 @@ impl RepositorySettings {
         let retention = table.table("retention")?.map(Retention::read).transpose()?;
         let encryption = table.table("encryption")?.map(Encryption::read).transpose()?;
         let bandwidth = table.parsed("bandwidth", rate)?;
-        let endpoint = table.parsed("endpoint", http_url)?;
-        let region = table.text("region")?;
-        let credentials_file = table.path("credentials_file")?;
-        let storage_class = table
-            .table("storage_class")?
-            .map(StorageClasses::read)
-            .transpose()?
-            .unwrap_or_default();
-        let lock_horizon = table.parsed("lock_horizon", parse_duration)?;
+        let bucket = match &location {
+            Some(location) => read_bucket(&mut table, location)?,
+            None => None,
+        };
         let ssh_key = table.path("ssh_key")?;
         let without_url = table
             .error("\"url\" is missing")
@@ -101,11 +104,7 @@ impl RepositorySettings {
             retention,
             encryption,
             bandwidth,
-            endpoint,
-            region,
-            credentials_file,
-            storage_class,
-            lock_horizon,
+            bucket,
             ssh_key,
         })
     }
@@ -113,16 +112,93 @@ impl RepositorySettings {
 
 /// Refuses keys that would silently do nothing at this kind of store.
 fn check_scheme(table: &mut Table<'_>, location: &Location) -> Result<()> {
-    let foreign: [(&[&'static str], &str); 2] = [(&S3_KEYS, "s3"), (&SFTP_KEYS, "sftp")];
-    for (keys, scheme) in foreign.iter().filter(|(_, scheme)| *scheme != location.scheme()) {
-        if let Some(value) = keys.iter().find_map(|key| table.value(key)) {
+    for (key, schemes) in BUCKET_KEYS {
+        if schemes.contains(&location.scheme()) {
+            continue;
+        }
+        if let Some(value) = table.value(key) {
+            let schemes: Vec<String> = schemes.iter().map(|scheme| format!("{scheme}://")).collect();
             return Err(value.error(format!(
-                "is for {scheme}:// only, and this repository is {}://",
+                "is for {} only, and this repository is {}://",
+                schemes.join(", "),
                 location.scheme()
             )));
         }
     }
     Ok(())
+}
+
+/// Reads how to get into a bucket.
+fn read_bucket(table: &mut Table<'_>, location: &Location) -> Result<Option<BucketSettings>> {
+    let (service, bucket, prefix) = match location {
+        Location::S3 { bucket, prefix } => (read_s3(table)?, bucket, prefix),
+        Location::Google { bucket, prefix } => (Service::Google, bucket, prefix),
+        Location::Azure {
+            account,
+            container,
+            prefix,
+        } => {
+            let account = account.clone();
+            (Service::Azure { account }, container, prefix)
+        }
+        Location::File { .. } | Location::Sftp { .. } => return Ok(None),
+    };
+    let classes = table.table("storage_class")?.map(read_classes).transpose()?;
+    Ok(Some(BucketSettings {
+        service,
+        bucket: bucket.clone(),
+        prefix: prefix.clone(),
+        endpoint: table.parsed("endpoint", http_url)?,
+        ca_file: table.path("ca_file")?,
+        credentials_file: table.path("credentials_file")?,
+        environment: VARIABLES
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), Secret(table.variable(name)?))))
+            .collect(),
+        classes: classes.unwrap_or_default(),
+    }))
+}
+
+fn read_s3(table: &mut Table<'_>) -> Result<Service> {
+    let style = |text: &str| match text {
+        "path" => Ok(false),
+        "virtual" => Ok(true),
+        _ => Err(Error::new(Kind::Config, format!("unknown style \"{text}\"")).hint("path or virtual")),
+    };
+    Ok(Service::S3 {
+        region: table.text("region")?,
+        virtual_hosted: table.parsed("url_style", style)?,
+        encryption: table
+            .table("server_side_encryption")?
+            .map(read_server_side_encryption)
+            .transpose()?,
+        lock: table.parsed("lock_horizon", parse_duration)?,
+    })
+}
+
+fn read_server_side_encryption(mut table: Table<'_>) -> Result<ServerSideEncryption> {
+    let kind = table.text("type")?.unwrap_or_default();
+    let kms_key = table.text("kms_key")?;
+    let key_file = table.path("key_file")?;
+    let error = table
+        .error("does not say how to encrypt")
+        .hint("type = \"AES256\"; type = \"aws:kms\", perhaps with kms_key; type = \"customer\" with key_file");
+    table.finish(&[])?;
+    match (kind.as_str(), kms_key, key_file) {
+        ("AES256", None, None) => Ok(ServerSideEncryption::S3),
+        ("aws:kms", key, None) => Ok(ServerSideEncryption::Kms(key)),
+        ("customer", None, Some(file)) => Ok(ServerSideEncryption::Customer(file)),
+        _ => Err(error),
+    }
+}
+
+fn read_classes(mut table: Table<'_>) -> Result<Classes> {
+    let classes = Classes {
+        backup: table.text("backup")?,
+        wal: table.text("wal")?,
+    };
+    table.finish(&[])?;
+    Ok(classes)
 }
 
 impl Encryption {
@@ -147,17 +223,6 @@ impl Encryption {
             metadata_recipients,
             identity_file,
         })
-    }
-}
-
-impl StorageClasses {
-    fn read(mut table: Table<'_>) -> Result<Self> {
-        let classes = Self {
-            backup: table.text("backup")?,
-            wal: table.text("wal")?,
-        };
-        table.finish(&[])?;
-        Ok(classes)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::storage::bucket::Service;
 
 const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/pgkeep.toml"));
 
@@ -114,8 +115,12 @@ fn the_example_of_the_design_means_what_it_says() {
     assert_eq!(encryption.recipients, ["age1..."]);
     assert_eq!(encryption.metadata_recipients, encryption.recipients);
     assert_eq!(offsite.bandwidth, Some(ByteSize(100 << 20)));
-    assert_eq!(offsite.lock_horizon, Some(days(21)));
-    assert_eq!(offsite.storage_class.backup.as_deref(), Some("STANDARD_IA"));
+    let bucket = offsite.bucket.as_ref().unwrap();
+    let Service::S3 { region, lock, .. } = &bucket.service else {
+        panic!("it is S3")
+    };
+    assert_eq!((region.as_deref(), *lock), (Some("us-west-004"), Some(days(21))));
+    assert_eq!(bucket.classes.backup.as_deref(), Some("STANDARD_IA"));
     assert!(!nas.required);
     assert_eq!(nas.ssh_key.as_deref(), Some(Path::new("/etc/pgkeep/id_ed25519")));
 }

@@ -23,6 +23,9 @@ pub struct Identity {
     pub created: UtcTime,
     /// Whether streams are encrypted.
     pub encrypted: bool,
+    /// How the store was found to keep names from being taken twice; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation: Option<String>,
     /// The program that made it.
     pub writer: String,
 }
@@ -40,6 +43,7 @@ impl Identity {
             cluster: cluster.to_string(),
             created,
             encrypted,
+            creation: None,
             writer: writer(),
         })
     }

@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::codec::{Opening, Sealing};
 use crate::error::{Error, Kind, Result};
-use crate::storage::Store;
+use crate::storage::{Exclusive, Store};
 
 pub use identity::Identity;
 pub use keys::{BackupType, ClusterName, Label, Nonce};
@@ -93,6 +93,9 @@ impl Repository {
         }
         let read = identity::read(self.store.as_ref(), &self.cluster)
             .map_err(|error| error.context(format!("read repository \"{}\"", self.name)))?;
+        if let Some(creation) = &read.creation {
+            self.store.trust(Exclusive::from_word(creation));
+        }
         Ok(self.identity.get_or_init(|| read))
     }
 

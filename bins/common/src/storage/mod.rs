@@ -2,8 +2,8 @@
 //!
 //! A [`Store`] promises that an object appears whole, durable and under a name that was free, or not at all,
 //! and that it never calls absent what it could not look for. What the objects mean is the repository's
-//! business; what they hold is the codec's. [`contract`] is the suite that every store passes; [`retrying`]
-//! and [`faulty`] wrap any store.
+//! business; what they hold is the codec's. [`contract`] is the suite that every store passes; [`retrying`],
+//! [`limited`] and [`faulty`] wrap any store.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -12,9 +12,11 @@ use crate::digest::Sha256Digest;
 use crate::error::{Error, Kind, Result};
 use crate::time::UtcTime;
 
+pub mod bucket;
 pub mod contract;
 pub mod faulty;
 mod key;
+pub mod limited;
 pub mod memory;
 pub mod posix;
 mod reader;
@@ -59,6 +61,32 @@ pub enum Exclusive {
     Nothing,
     /// It could not be found out.
     Unknown,
+}
+
+const EXCLUSIVE_WORDS: [(Exclusive, &str); 6] = [
+    (Exclusive::HardLink, "hard-link"),
+    (Exclusive::RenameNoReplace, "rename-noreplace"),
+    (Exclusive::OExcl, "o-excl"),
+    (Exclusive::IfNoneMatch, "if-none-match"),
+    (Exclusive::InMemory, "in-memory"),
+    (Exclusive::Nothing, "none"),
+];
+
+impl Exclusive {
+    /// The word for it in `repository.json`; `None` if it is not known.
+    pub fn word(self) -> Option<&'static str> {
+        EXCLUSIVE_WORDS
+            .iter()
+            .find_map(|(exclusive, word)| (*exclusive == self).then_some(*word))
+    }
+
+    /// What a word in `repository.json` means; a word of a later version is not known.
+    pub fn from_word(word: &str) -> Self {
+        EXCLUSIVE_WORDS
+            .iter()
+            .find_map(|(exclusive, known)| (*known == word).then_some(*exclusive))
+            .unwrap_or(Self::Unknown)
+    }
 }
 
 impl fmt::Display for Exclusive {
@@ -206,6 +234,11 @@ pub trait Store: Send + Sync {
     /// What "stored" means here should the power go.
     fn durability(&self) -> Durability {
         Durability::Synced
+    }
+
+    /// Tells the store what was found out before about [`exclusive`](Store::exclusive), so that it need not try again.
+    fn trust(&self, exclusive: Exclusive) {
+        let _ = exclusive;
     }
 
     /// The room that is left, where that can be known.

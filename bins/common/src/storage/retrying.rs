@@ -220,7 +220,7 @@ impl Store for RetryingStore {
     }
 
     fn open(&self, key: &Key, from: u64, length: Option<u64>) -> Result<Box<dyn Read + Send>> {
-        let inner = Some(self.retry("open", Some(key), || self.inner.open(key, from, length))?);
+        let inner = Some(self.retry("read", Some(key), || self.inner.open(key, from, length))?);
         Ok(Box::new(RetryingReader {
             store: self.clone(),
             key: key.clone(),
@@ -282,6 +282,10 @@ impl Store for RetryingStore {
         self.retry("ask the clock of", None, || self.inner.now())
     }
 
+    fn trust(&self, exclusive: Exclusive) {
+        self.inner.trust(exclusive);
+    }
+
     fn exclusive(&self) -> Exclusive {
         self.inner.exclusive()
     }
@@ -295,7 +299,8 @@ impl Store for RetryingStore {
     }
 
     fn sweep(&self, age: Duration) -> Result<u64> {
-        self.retry("sweep", None, || self.inner.sweep(age))
+        // What stays is swept the next time: nobody should wait for it.
+        self.inner.sweep(age)
     }
 }
 

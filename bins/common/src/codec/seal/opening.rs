@@ -1,8 +1,6 @@
 //! Decryption, and the identities it needs.
 
-use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +13,7 @@ use super::seekable::SeekableReader;
 use crate::codec::corrupt;
 use crate::codec::descriptor::Descriptor;
 use crate::error::{Context, Error, Kind, Result};
+use crate::secret;
 
 /// An identity file longer than this is something else.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -61,9 +60,7 @@ impl Opening {
     /// `Config` if there is no such file, others may read it, or it holds anything else; else the kind
     /// of the system's error.
     pub fn from_identity_file(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| cannot_open(path, error))?;
-        let metadata = file.metadata().context(|| format!("inspect {}", path.display()))?;
-        check_permissions(path, &metadata)?;
+        let file = secret::open(path, "identity file")?;
         let mut text = Vec::new();
         let reading = || format!("read identities from {}", path.display());
         file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).context(reading)?;
@@ -195,41 +192,6 @@ impl Opening {
     }
 }
 
-fn cannot_open(path: &Path, error: io::Error) -> Error {
-    let message = format!("cannot open identity file {}", path.display());
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Error::new(Kind::Config, message).because(error),
-        _ => Error::io(error, message),
-    }
-}
-
-fn check_permissions(path: &Path, metadata: &fs::Metadata) -> Result<()> {
-    let path = path.display();
-    if !metadata.is_file() {
-        return Err(Error::new(
-            Kind::Config,
-            format!("identity file {path} is not a regular file"),
-        ));
-    }
-    if may_be_read(metadata.mode(), metadata.uid()) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Config,
-        format!(
-            "identity file {path} may be read by others: its mode is {:04o}",
-            metadata.mode() & 0o7777
-        ),
-    )
-    .hint(format!("chmod 600 {path}")))
-}
-
-/// Whether an identity file with this mode and owner keeps its secret.
-fn may_be_read(mode: u32, uid: u32) -> bool {
-    let permissions = mode & 0o777;
-    permissions & 0o077 == 0 || (uid == 0 && permissions == 0o440)
-}
-
 /// Reads what [`Opening::open`] has opened.
 pub struct OpenReader<R>(Inner<R>);
 
@@ -342,6 +304,7 @@ impl<R: Read + Seek> Seek for Headed<R> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     fn written(text: &str, mode: u32) -> (tempfile::TempDir, std::path::PathBuf) {
@@ -367,13 +330,6 @@ mod tests {
         let error = Opening::from_identity_file(&path).unwrap_err();
         assert_eq!(error.kind(), Kind::Config);
         assert_eq!(error.nearest_hint().unwrap(), format!("chmod 600 {}", path.display()));
-    }
-
-    #[test]
-    fn only_root_may_own_a_file_that_its_group_reads() {
-        assert!(may_be_read(0o100_400, 26) && may_be_read(0o100_600, 0));
-        assert!(may_be_read(0o100_440, 0) && !may_be_read(0o100_440, 26));
-        assert!(!may_be_read(0o100_640, 0) && !may_be_read(0o100_444, 0));
     }
 
     #[test]
