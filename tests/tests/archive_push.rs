@@ -475,6 +475,9 @@ struct Large {
     _cluster: Cluster,
 }
 
+/// What an optimised archive-push takes to say its version, at most.
+const RELEASE_IDLE_KIB: u64 = 4200;
+
 each_major!(memory_stays_within_48_mib_for_segments_that_cannot_be_compressed: 15);
 fn memory_stays_within_48_mib_for_segments_that_cannot_be_compressed(server: &Server) {
     for encrypted in [false, true] {
@@ -484,8 +487,14 @@ fn memory_stays_within_48_mib_for_segments_that_cannot_be_compressed(server: &Se
             .expect_code(0)
             .expect_quiet();
         assert!(archive.site.repo().has_wal(&names[3]), "the batch went along");
-        println!("archive-push, encrypted {encrypted}: {} KiB", ran.max_rss_kib);
-        assert!(ran.max_rss_kib <= 48 << 10, "{} KiB\n{}", ran.max_rss_kib, ran.report());
+        // The executables of the tests are not optimised: what they take to say their version is more than the whole difference.
+        let idle = archive.site.tool("archive-push").arg("--version").run().max_rss_kib;
+        let limit = (48 << 10) + idle.saturating_sub(RELEASE_IDLE_KIB);
+        println!(
+            "archive-push, encrypted {encrypted}: {} KiB, idle {idle} KiB",
+            ran.max_rss_kib
+        );
+        assert!(ran.max_rss_kib <= limit, "{} KiB\n{}", ran.max_rss_kib, ran.report());
 
         let ran = get(&archive.site, &archive.data, &names[0]).expect_code(0);
         println!("archive-get, encrypted {encrypted}: {} KiB", ran.max_rss_kib);

@@ -11,13 +11,15 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
 use common::config::{Cluster, Config};
-use common::error::{Context, Error, Kind, Result};
+use common::error::{Context, Error, Kind, Result, chain};
 use common::postgres::{ControlFile, WalName};
 use common::repository::ClusterName;
 use common::repository::pins::{Pin, Pins};
 use common::time::UtcTime;
+use common::units::ByteSize;
 use common::{leftovers, open, process};
 
+use crate::dropped::{Dropped, may_drop};
 use crate::marker::Markers;
 use crate::target::Run;
 use crate::{content, store};
@@ -50,6 +52,28 @@ pub enum Ended {
     Warm,
     /// A child has stored it or told why not; its exit code.
     Told(u8),
+}
+
+/// Gives a segment up where it cannot be stored now and `wal_drop_limit` says so; says whether it did.
+///
+/// # Errors
+/// What noting it gave; then it is not given up.
+pub fn drop_beyond_limit(config: &Config, cluster: &Cluster, asked: &Asked, failed: Kind) -> Result<bool> {
+    let control = ControlFile::read(&asked.data_directory)?;
+    let size = control.segment_size;
+    let waiting = (ready_count(&asked.path) as u64).saturating_mul(size.bytes());
+    let limit = cluster.wal_drop_limit;
+    if !may_drop(&asked.name, failed, waiting, limit) {
+        return Ok(false);
+    }
+    Dropped::of(&config.state_directory, &cluster.name).note(control.system_id, &asked.name, size)?;
+    log::error!(
+        "WAL {} IS DROPPED: it could not be stored, and {} of WAL wait, more than wal_drop_limit = {limit}. \
+         Nothing behind it can be recovered until the next full backup",
+        asked.name,
+        ByteSize(waiting)
+    );
+    Ok(true)
 }
 
 /// Stores the WAL file, or has a child store it.
@@ -116,6 +140,7 @@ pub fn attempt(config: &Config, cluster: &Cluster, asked: &Asked, host: &str) ->
         Ok((run, repositories)) => {
             let markers = Markers::new(&config.spool_directory, &cluster.name, &asked.data_directory);
             let result = store::run(&run, config, repositories, &markers, asked.name);
+            tell_of_gaps(config, cluster, &result, host);
             // Where archive-get's own child, which nobody waits for, may never run.
             leftovers::collect(
                 &config.spool_directory.join(&cluster.name),
@@ -125,6 +150,18 @@ pub fn attempt(config: &Config, cluster: &Cluster, asked: &Asked, host: &str) ->
             (result, run.is_held_up())
         }
         Err(error) => (Err(error), false),
+    }
+}
+
+/// Where WAL can be stored again, the repositories hear what was dropped meanwhile.
+fn tell_of_gaps(config: &Config, cluster: &Cluster, result: &Result<()>, host: &str) {
+    let dropped = Dropped::of(&config.state_directory, &cluster.name);
+    if result.is_err() || !dropped.is_any() {
+        return;
+    }
+    match open::repositories(config, cluster, &[]) {
+        Ok(repositories) => dropped.tell(&repositories, UtcTime::now(), host),
+        Err(error) => log::debug!("{}", chain(&error)),
     }
 }
 
