@@ -73,8 +73,7 @@ fn a_cluster_comes_back_from_an_encrypted_s3_bucket() {
     through_s3("s3_sealed", RepoOptions::encrypted);
 }
 
-#[test]
-fn a_cluster_comes_back_from_an_azure_container() {
+fn through_azure(name: &str, shape: fn(RepoOptions) -> RepoOptions) {
     let Some(server) = Server::need(15) else { return };
     let scratch = Scratch::new("azure_server");
     let Some(azurite) = Emulator::need_azurite(&scratch.path("")) else {
@@ -87,10 +86,9 @@ fn a_cluster_comes_back_from_an_azure_container() {
         format!("azure_storage_account_key = {}\n", emulator::AZURITE_KEY),
         0o600,
     );
-    round_trip("azure_sealed", &server, |options| {
+    round_trip(name, &server, |options| {
         let endpoint = format!("{}/{}", azurite.endpoint(), emulator::AZURITE_ACCOUNT);
-        options
-            .encrypted()
+        shape(options)
             .at(
                 &format!("az://{}/backups/pg", emulator::AZURITE_ACCOUNT),
                 Path::new("/nowhere"),
@@ -98,4 +96,14 @@ fn a_cluster_comes_back_from_an_azure_container() {
             .line(&format!("endpoint = \"{endpoint}\""))
             .line(&format!("credentials_file = \"{}\"", credentials.display()))
     });
+}
+
+#[test]
+fn a_cluster_comes_back_from_an_azure_container() {
+    through_azure("azure_clear", |options| options);
+}
+
+#[test]
+fn a_cluster_comes_back_from_an_encrypted_azure_container() {
+    through_azure("azure_sealed", RepoOptions::encrypted);
 }
