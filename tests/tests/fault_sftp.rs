@@ -255,8 +255,9 @@ fn a_full_disk_takes_nothing_and_is_said() {
     assert!(!story.site.repo().has_wal(segment), "{}", ran.report());
     assert!(sshd.staging().is_empty(), "{:?}\n{}", sshd.staging(), ran.report());
     story.step("and does when there is room");
+    // The larger disk is another one, and empty.
     sshd.limit(65536);
-    story.tool("init").run().expect_code(0);
+    story.site.init_anew();
     push.run().expect_code(0);
     assert!(story.site.repo().has_wal(segment));
 }
@@ -281,7 +282,7 @@ fn a_server_that_is_away_or_frozen_is_waited_for_and_no_longer() {
     stage.sshd.freeze();
     let ran = said(
         stage.get(&standby).run().expect_code(75),
-        &["cannot connect to 127.0.0.1", "does not answer"],
+        &["cannot connect to 127.0.0.1", "no answer within"],
     );
     assert!(ran.elapsed < Duration::from_secs(4), "{}", ran.report());
     let ran = stage.push().run().expect_code(75);

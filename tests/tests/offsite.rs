@@ -59,8 +59,11 @@ fn through_s3(name: &str, shape: fn(RepoOptions) -> RepoOptions) {
         shape(options).in_s3(&s3, "backups", &credentials)
     });
     let changed: Vec<String> = s3.log().into_iter().filter(|line| line.starts_with("DELETE")).collect();
-    let trial = |line: &String| line.contains("probe") || line.contains("check");
-    assert!(changed.iter().all(trial), "only trials are deleted: {changed:?}");
+    let passing = |line: &String| line.contains("probe") || line.contains("/lease/");
+    assert!(
+        changed.iter().all(passing),
+        "only trials and leases are deleted: {changed:?}"
+    );
 }
 
 #[test]

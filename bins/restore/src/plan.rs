@@ -52,6 +52,8 @@ pub struct Unusable {
 /// What will be done.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
+    /// WAL is missing behind the target: the server must not look ahead of what it replays.
+    pub gap_behind: bool,
     /// The backup that is restored.
     pub backup: BackupInfo,
     /// The timeline that recovery follows.

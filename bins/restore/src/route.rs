@@ -77,7 +77,9 @@ impl Judge<'_> {
         let newest = timelines(self.archive).last() == Some(&history.timeline());
         let aims = target != Target::End;
         let action = action.unwrap_or(if aims { Action::Pause } else { Action::Promote });
+        let gap_behind = !to_end && self.walk(history, backup, None).missing.is_some();
         Ok(Choice {
+            gap_behind,
             backup: backup.clone(),
             timeline: history.timeline(),
             newest,

@@ -97,12 +97,21 @@ pub fn recovery(
         action: choice.action.for_recovery(),
         standby: request.standby,
         primary_conninfo,
-        others: if archiving {
-            Vec::new()
-        } else {
-            vec![("archive_mode".to_owned(), "off".to_owned())]
-        },
+        others: others(choice, archiving),
     }
+}
+
+/// PostgreSQL 15 and later read ahead of what they replay (`src/backend/access/transam/xlogprefetcher.c`), so behind a target that lies
+/// just before a gap they would ask for the missing segment, hear that it could not be had, and stop.
+fn others(choice: &Choice, archiving: bool) -> Vec<(String, String)> {
+    let mut others = Vec::new();
+    if !archiving {
+        others.push(("archive_mode".to_owned(), "off".to_owned()));
+    }
+    if choice.gap_behind && choice.backup.major >= 15 {
+        others.push(("recovery_prefetch".to_owned(), "off".to_owned()));
+    }
+    others
 }
 
 /// Edits postgresql.auto.conf and leaves the right signal file in the data directory.
