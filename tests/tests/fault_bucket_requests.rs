@@ -4,6 +4,7 @@
 
 mod archive_stand;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -242,6 +243,71 @@ fn a_restored_directory_is_whole_or_cannot_be_started_wherever_the_bucket_goes_a
         let _ = fs::remove_dir_all(&to);
     });
     assert_eq!(story.promoted("restored", &[]).checksum("postgres"), end);
+}
+
+/// The objects of a repository below one of its folders, by path.
+fn stored(dir: &Path, below: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![dir.join("main").join(below)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if path.is_dir() {
+                folders.push(path);
+            } else if name != "intent.json" {
+                let key = path.strip_prefix(dir).unwrap().to_string_lossy().into_owned();
+                found.insert(key, fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_repository_is_level_or_can_be_made_so_wherever_the_bucket_goes_away() {
+    let Some(server) = Server::need(15) else { return };
+    let scratch = Scratch::new("requests_sync");
+    let (s3, repository) = bucket(&scratch);
+    let story = Story::begin("requests_sync", &server, Options::default());
+    story
+        .cluster
+        .sql("CREATE TABLE t AS SELECT n, md5(n::text) AS what FROM generate_series(1, 2000) n");
+    let backup = story.backup();
+    story.archive_all();
+    let local = story.site.repo().clone();
+    let site = Site::named(&story.scratch, &story.cluster, "both")
+        .shared(&local, RepoOptions::new("local"))
+        .repository(repository(&s3));
+    site.tool("init").run().expect_code(0);
+    let target = s3.root.join("backups/offsite");
+    let tool = through(&site, &s3, &s3, "400ms");
+    let sync = || tool("sync").run();
+    let parts = ["wal", "backup"];
+    gone_from_each_request("sync", &s3, &sync, &mut |ran, when| {
+        let level = || {
+            parts
+                .iter()
+                .all(|part| stored(&local.dir, part) == stored(&target, part))
+        };
+        let committed = target.join(format!("main/backup/{backup}/backup.json")).is_file();
+        let whole = stored(&local.dir, "backup") == stored(&target, "backup");
+        assert!(
+            !committed || whole,
+            "{when}: backup.json does not come last\n{}",
+            ran.report()
+        );
+        assert!(
+            ran.code != Some(0) || level(),
+            "{when}: said to be level\n{}",
+            ran.report()
+        );
+        assert!(matches!(ran.code, Some(0 | 1 | 75)), "{when}\n{}", ran.report());
+        let again = site.tool("sync").run().expect_code(0);
+        assert!(level(), "{when}: not level after another run\n{}", again.report());
+        for part in ["wal", "backup", "lease"] {
+            let _ = fs::remove_dir_all(target.join("main").join(part));
+        }
+    });
 }
 
 /// How long the server is away.
