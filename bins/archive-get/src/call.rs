@@ -1,10 +1,10 @@
 //! Whose WAL is asked for, and where this host keeps what it knows and fetched of it.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use common::config::{Cluster, Config};
-use common::error::{Context, Result};
+use common::error::Result;
 use common::postgres::{ControlFile, SegmentSize, SystemId, TimelineHistory, WalName};
 use common::repository::ClusterName;
 use common::repository::pins::{Pin, Pins};
@@ -48,7 +48,7 @@ impl Call {
     /// # Errors
     /// What reading pg_control gave.
     pub fn find(config: &Config, cluster: &Cluster) -> Result<Self> {
-        let data_directory = data_directory(cluster)?;
+        let data_directory = cluster.data_directory_here()?;
         let cluster = ClusterName::parse(&cluster.name)?;
         let control = ControlFile::read(&data_directory)?;
         Ok(Self {
@@ -94,20 +94,4 @@ impl Call {
             &pins,
         ))
     }
-}
-
-/// The data directory that the command runs in, else the configured one.
-///
-/// # Errors
-/// `Config` if none is configured; else what the file system says.
-pub fn data_directory(cluster: &Cluster) -> Result<PathBuf> {
-    let here = Path::new(".");
-    let found = if here.join("global/pg_control").exists() {
-        here
-    } else {
-        cluster.data_directory()?
-    };
-    found
-        .canonicalize()
-        .context(|| format!("find the data directory {}", found.display()))
 }

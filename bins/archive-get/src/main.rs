@@ -49,7 +49,7 @@ fn run(args: args::Args, standby: bool, arguments: Vec<OsString>) -> Result<Code
     let config = args.common.load(&environment)?;
     let cluster = args.common.choose(&config)?;
     // Before anything is touched: what root left behind, the server could not use.
-    let owned = call::data_directory(cluster);
+    let owned = cluster.data_directory_here();
     if let Some(note) = process::become_owner_of_found(owned.as_deref())? {
         log::info!("{note}");
     }

@@ -14,7 +14,7 @@ mod target;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use common::error::{Error, Kind, Result};
+use common::error::Result;
 use common::exit::{self, Code};
 use common::job::{Job, Origin, Report, Sample};
 use common::time::UtcTime;
@@ -64,16 +64,8 @@ fn run(args: &args::Args, arguments: &[OsString]) -> Result<Code> {
         }
         return result.map(|()| Code(0));
     }
-    let pushed = asked.and_then(|asked| Ok((push::run(&config, cluster, &asked, arguments)?, asked)));
-    match pushed.map(|(ended, asked)| (ended, Some(asked))) {
-        Ok((Ended::Told(code), asked)) => {
-            let temporary = code == exit::WORK.code_of(&Error::new(Kind::Transient, ""));
-            let given_up = match asked.filter(|_| temporary) {
-                Some(asked) => push::drop_beyond_limit(&config, cluster, &asked, Kind::Transient)?,
-                None => false,
-            };
-            Ok(Code(if given_up { 0 } else { code }))
-        }
+    match asked.and_then(|asked| push::run(&config, cluster, &asked, arguments)) {
+        Ok(Ended::Told(code)) => Ok(Code(code)),
         ended => {
             let result = ended.map(drop);
             leave(&result);

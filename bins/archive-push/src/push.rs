@@ -17,7 +17,7 @@ use common::repository::ClusterName;
 use common::repository::pins::{Pin, Pins};
 use common::time::UtcTime;
 use common::units::ByteSize;
-use common::{leftovers, open, process};
+use common::{exit, leftovers, open, process};
 
 use crate::dropped::{Dropped, may_drop};
 use crate::marker::Markers;
@@ -58,12 +58,11 @@ pub enum Ended {
 ///
 /// # Errors
 /// What noting it gave; then it is not given up.
-pub fn drop_beyond_limit(config: &Config, cluster: &Cluster, asked: &Asked, failed: Kind) -> Result<bool> {
-    let control = ControlFile::read(&asked.data_directory)?;
+fn drop_beyond_limit(config: &Config, cluster: &Cluster, asked: &Asked, control: &ControlFile) -> Result<bool> {
     let size = control.segment_size;
     let waiting = (ready_count(&asked.path) as u64).saturating_mul(size.bytes());
     let limit = cluster.wal_drop_limit;
-    if !may_drop(&asked.name, failed, waiting, limit) {
+    if !may_drop(&asked.name, Kind::Transient, waiting, limit) {
         return Ok(false);
     }
     Dropped::of(&config.state_directory, &cluster.name).note(control.system_id, &asked.name, size)?;
@@ -97,7 +96,11 @@ pub fn run(config: &Config, cluster: &Cluster, asked: &Asked, arguments: &[OsStr
     })
     .context(|| format!("store {name} in a process of its own"))?;
     match (status.map(|status| status.code().map(u8::try_from)), announced) {
-        (Some(Some(Ok(code))), _) | (None, Some(code)) => Ok(Ended::Told(code)),
+        (Some(Some(Ok(code))), _) | (None, Some(code)) => {
+            let is_temporary = code == exit::WORK.code_of(&Error::new(Kind::Transient, ""));
+            let is_dropped = is_temporary && drop_beyond_limit(config, cluster, asked, &control)?;
+            Ok(Ended::Told(if is_dropped { 0 } else { code }))
+        }
         _ => Err(
             Error::new(Kind::Failed, format!("the process that stores WAL {name} was killed"))
                 .hint("the file stays in pg_wal and will be offered again"),
@@ -167,7 +170,7 @@ fn tell_of_gaps(config: &Config, cluster: &Cluster, result: &Result<()>, host: &
 
 /// How many WAL files wait to be archived, that at `path` included.
 pub fn ready_count(path: &Path) -> usize {
-    let ready = ready_files(wal_directory(path));
+    let ready = store::ready_files(wal_directory(path));
     ready.iter().filter(|name| name.ends_with(".ready")).count()
 }
 
@@ -190,15 +193,7 @@ fn data_directory_of(wal_directory: &Path, cluster: &Cluster) -> Result<PathBuf>
             .canonicalize()
             .context(|| format!("find the data directory of {}", wal_directory.display()));
     }
-    let here = Path::new(".");
-    let found = if here.join("global/pg_control").exists() {
-        here
-    } else {
-        cluster.data_directory()?
-    };
-    found
-        .canonicalize()
-        .context(|| format!("find the data directory {}", found.display()))
+    cluster.data_directory_here()
 }
 
 /// Whether an earlier run stored just this content in just the repositories that are required now.
@@ -217,15 +212,4 @@ fn is_warm(config: &Config, pins: &Pins, markers: &Markers, asked: &Asked, contr
     let warm = !pins.is_empty() && markers.says_stored(name, control.system_id, &pins, (size, xxh3.to_string()));
     markers.forget(name);
     Ok(warm)
-}
-
-/// Names in pg_wal/archive_status; none where there is no such directory.
-pub fn ready_files(wal_directory: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(wal_directory.join("archive_status")) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
 }

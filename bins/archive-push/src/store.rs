@@ -1,5 +1,6 @@
 //! The child that may hang: stores the file in every repository, and the next ones with it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,6 @@ use common::repository::pins::Pin;
 
 use crate::batch;
 use crate::marker::Markers;
-use crate::push::ready_files;
 use crate::target::{self, Offer, Run, Target};
 
 /// What others are not kept waiting for longer: a repository that takes more time for one file is waited for while they
@@ -59,6 +59,17 @@ pub fn run(
         None if holders.is_empty() => Err(cannot(nobody_took_it())),
         None => Ok(()),
     }
+}
+
+/// Names in pg_wal/archive_status; none where there is no such directory.
+pub fn ready_files(wal_directory: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(wal_directory.join("archive_status")) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
 struct Push<'a> {

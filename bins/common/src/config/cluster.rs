@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::TOP_KEYS;
 use super::reader::{Environment, Table, absolute};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::ConnectionSettings;
 use crate::units::{ByteSize, parse_duration};
 
@@ -74,6 +74,23 @@ impl Cluster {
             Error::new(Kind::Config, format!("cluster \"{}\" has no data_directory", self.name))
                 .hint(format!("add data_directory = \"/...\" to [cluster.{}]", self.name))
         })
+    }
+
+    /// The data directory that this process runs in, as PostgreSQL's archive_command and restore_command do; else the
+    /// configured one. Absolute, without links.
+    ///
+    /// # Errors
+    /// `Config` if none is configured; else what the file system says.
+    pub fn data_directory_here(&self) -> Result<PathBuf> {
+        let here = Path::new(".");
+        let found = if here.join("global/pg_control").exists() {
+            here
+        } else {
+            self.data_directory()?
+        };
+        found
+            .canonicalize()
+            .context(|| format!("find the data directory {}", found.display()))
     }
 
     /// How to reach the server; libpq's environment fills what is not configured.
