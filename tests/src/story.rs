@@ -120,7 +120,8 @@ pub fn archive_all(cluster: &Cluster) {
 /// The label that base-backup says first.
 pub fn label(ran: &Ran) -> String {
     let label = ran.stdout.split(':').next().unwrap_or_default();
-    assert!(label.contains("-full-"), "no label is said\n{}", ran.report());
+    let typed = ["-full-", "-diff-", "-incr-"].iter().any(|kind| label.contains(kind));
+    assert!(typed, "no label is said\n{}", ran.report());
     label.to_owned()
 }
 

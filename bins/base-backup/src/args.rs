@@ -6,11 +6,13 @@ use clap::{Parser, ValueEnum};
 use common::config::cli::{Common, Format, HasCommon, Repositories, after_help, parse_jobs, parse_span};
 use common::exit;
 
-/// Take a base backup: full ones in this version
+/// Take a base backup: a full one, or what changed since an earlier one
 ///
 /// Copies the data directory, its tablespaces and the configured extra paths of a running server into every
 /// repository, checks page checksums on the way, and waits until the repositories hold all WAL that the backup needs.
-/// Only then is it committed: an interrupted backup does not exist, and the next run starts anew.
+/// Only then is it committed: an interrupted backup does not exist, and the next run starts anew. Incremental and differential
+/// backups read and store just the blocks that WAL names as changed; where WAL cannot tell, they read everything and store what
+/// differs. Each can be restored like a full one, without replaying a chain.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-base-backup", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
 pub struct Args {
@@ -34,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = parse_jobs)]
     pub jobs: Option<usize>,
 
-    /// Read every block, also where WAL says that it did not change, and compare with what WAL said (not in this version: refused)
+    /// Read every block of an incremental backup, also where WAL says that it did not change, and fail if WAL was wrong
     #[arg(long)]
     pub audit: bool,
 
@@ -51,14 +53,14 @@ pub struct Args {
 /// Which kind of backup to take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum BackupType {
-    /// Whatever is due; in this version always a full backup
+    /// Full if the last one is as old as full_interval or cannot be leaned on, else incremental
     #[default]
     Auto,
     /// Everything
     Full,
-    /// What changed since the last full backup (not in this version: refused)
+    /// What changed since the last full backup
     Diff,
-    /// What changed since the last backup (not in this version: refused)
+    /// What changed since the last backup of any type
     Incr,
 }
 

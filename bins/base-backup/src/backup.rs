@@ -1,49 +1,35 @@
-//! One backup, the steps in order. The last one makes it a backup; whoever dies before leaves nothing to be seen.
+//! Decides whether a backup is made, and which one, before anything is read.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::config::Cluster;
 use common::durable;
 use common::error::{Error, Kind, Result, chain};
-use common::interrupt;
 use common::lock::FileLock;
-use common::postgres::{
-    ConnectionSettings, ControlFile, Lsn, SegmentName, SegmentNumber, Session, StartPoint, StopPoint,
-};
-use common::progress::Progress;
-use common::repository::backup::{BackupInfo, Intent, Tablespace, WalSpan};
-use common::repository::lease::{self, Lease};
-use common::repository::manifest::ManifestWriter;
-use common::repository::pins::Pins;
-use common::repository::writer::BackupWriter;
-use common::repository::{BackupType, FORMAT, Label, Nonce, Repository, catalog, events, identity};
-use common::sorter::Sorter;
+use common::postgres::{ConnectionSettings, ControlFile, Session, TimelineHistory};
+use common::repository::backup::BackupInfo;
+use common::repository::catalog::{self, Catalog};
+use common::repository::{BackupType, Label, Nonce, Repository};
 use common::time::UtcTime;
-use common::units::ByteSize;
 
-use crate::copy::{Copying, attributes};
-use crate::earlier::{Earlier, has_bundle};
-use crate::listing::{Listing, list};
-use crate::pages::Judge;
+use crate::base::chain::Chain;
+use crate::base::choose::{self, Asked, Choice};
+use crate::base::lean::{in_all, usable};
+use crate::making::Making;
 use crate::plan::{Decision, Newest, Where, judge_age, judge_role};
-use crate::result::{Ended, Made};
+use crate::result::Ended;
 use crate::role::{Role, ask_patroni};
 use crate::server;
-use crate::tally::Tally;
-use crate::wait::{Archiving, Wanted, wait_for};
-
-/// What the manifest may take of the memory while it grows, in bytes; the rest is on disk.
-const MANIFEST_MEMORY_BYTES: usize = 8 << 20;
-/// The session is asked this often whether it is still there: without it the copy is worth nothing.
-const SESSION_CHECK: Duration = Duration::from_secs(30);
 
 /// What was asked for.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// Of which type.
+    pub kind: Asked,
+    /// Whether to read everything and compare with what WAL says.
+    pub audit: bool,
     /// On which servers.
     pub only_on: Where,
     /// Only if the newest good backup is older.
@@ -102,16 +88,22 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
     let state = around.state_directory.join(&around.cluster.name);
     durable::create_dir_all(&state, 0o755)?;
     let _lock = lock(&state)?;
-    if let Some(limit) = request.if_older_than {
-        let newest = newest_backups(around, &state)?;
-        if let Decision::Skip(why) = judge_age(&newest, limit, (around.now)()) {
-            return Ok(Ended::Skipped(why));
+    let catalogs = match (request.if_older_than, request.kind) {
+        (Some(limit), _) => {
+            let (newest, catalogs) = newest_backups(deciding_catalogs(around, &state))?;
+            if let Decision::Skip(why) = judge_age(&newest, limit, (around.now)()) {
+                return Ok(Ended::Skipped(why));
+            }
+            catalogs
         }
-    }
+        (None, Asked::Full) => Vec::new(),
+        (None, _) => readable(deciding_catalogs(around, &state)),
+    };
     server::check_archiving(&mut session)?;
+    let chosen = choose_base(request, around, &control, &mut session, &catalogs, &state)?;
     let started = (around.now)();
-    let label = Label::new(started, BackupType::Full, Nonce::random()?);
-    let backup = Backup {
+    let label = Label::new(started, chosen.kind, Nonce::random()?);
+    let backup = Making {
         request,
         around,
         data_directory,
@@ -120,8 +112,84 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
         started,
         began,
         spill: spill(&state, around),
+        chain: Chain::new(&state),
+        chosen,
     };
     backup.make(session)
+}
+
+/// The type of the backup, and what it leans on.
+pub struct Chosen {
+    /// The type.
+    pub kind: BackupType,
+    /// The backup that it leans on.
+    pub base: Option<BackupInfo>,
+    /// Interrupted backups that lent bundles to the base.
+    pub lent: BTreeSet<Label>,
+    /// Why it is a full one, where something else was possible.
+    pub why_full: Option<String>,
+    /// The timelines that the server has come along.
+    pub history: TimelineHistory,
+    /// The newest full backup, which the next differential one leans on.
+    pub newest_full: Option<Label>,
+}
+
+fn choose_base(
+    request: &Request,
+    around: &Surroundings<'_>,
+    control: &ControlFile,
+    session: &mut Session,
+    catalogs: &[Catalog],
+    state: &Path,
+) -> Result<Chosen> {
+    let backups = &in_all(catalogs);
+    let repositories: Vec<&Repository> = around.repositories.iter().collect();
+    let timeline = server::current_timeline(session)?;
+    let history = match request.kind {
+        Asked::Full => TimelineHistory::root(timeline),
+        _ => server::history(
+            around.cluster.data_directory()?,
+            timeline,
+            &repositories,
+            control.system_id,
+        )?,
+    };
+    let cluster = choose::Cluster {
+        system_identifier: control.system_id.to_string(),
+        major: control.major.number(),
+        block_size: control.block_size,
+        data_checksums: control.data_checksums,
+        history,
+    };
+    let chain = Chain::new(state);
+    let can_be_read = |info: &BackupInfo| usable(&chain, &repositories, info);
+    let interval = around.cluster.full_interval;
+    let choice = choose::choose(request.kind, backups, &cluster, (around.now)(), interval, &can_be_read);
+    let full = |info: &&BackupInfo| info.kind == BackupType::Full && info.good;
+    let newest_full = backups.iter().rev().find(full).map(|info| info.label);
+    let (kind, base, why_full) = match choice {
+        Choice::Full(why) => (BackupType::Full, None, why),
+        Choice::Since(kind, label) => (kind, backups.iter().find(|info| info.label == label).cloned(), None),
+    };
+    let is_backup = |label: &Label| catalogs.iter().any(|catalog| catalog.get(*label).is_some());
+    let references = base.iter().flat_map(|base| base.references.iter().copied());
+    let lent = references.filter(|label| !is_backup(label)).collect();
+    if let Some(why) = &why_full {
+        let level = if request.kind == Asked::Auto {
+            log::Level::Info
+        } else {
+            log::Level::Warn
+        };
+        log::log!(level, "this is a full backup: {why}");
+    }
+    Ok(Chosen {
+        kind,
+        base,
+        why_full,
+        history: cluster.history,
+        newest_full,
+        lent,
+    })
 }
 
 /// Patroni knows of a role before the server itself does; it is asked only where the role decides.
@@ -157,8 +225,8 @@ fn spill(state: &Path, around: &Surroundings<'_>) -> PathBuf {
     }
 }
 
-/// The newest good backup in each repository that decides about age: the required ones, or all if none is.
-fn newest_backups(around: &Surroundings<'_>, state: &Path) -> Result<Vec<Newest>> {
+/// The catalogs of the repositories that decide, by name: the required ones, or all if none is.
+fn deciding_catalogs(around: &Surroundings<'_>, state: &Path) -> Vec<(String, Result<Catalog>)> {
     let any_required = around.repositories.iter().any(|repository| repository.required);
     let cache = state.join("catalog");
     let deciding = around
@@ -168,395 +236,35 @@ fn newest_backups(around: &Surroundings<'_>, state: &Path) -> Result<Vec<Newest>
     deciding
         .map(|repository| {
             let catalog = catalog::read(repository, Some(&cache))
-                .map_err(|error| error.context(format!("read the catalog of repository \"{}\"", repository.name)))?;
-            let newest = catalog.newest_good().map(|info| (info.label.to_string(), info.started));
-            Ok(Newest {
-                repository: repository.name.clone(),
-                backup: newest,
-            })
+                .map_err(|error| error.context(format!("read the catalog of repository \"{}\"", repository.name)));
+            (repository.name.clone(), catalog)
         })
         .collect()
 }
 
-struct Backup<'a> {
-    request: &'a Request,
-    around: &'a Surroundings<'a>,
-    data_directory: &'a Path,
-    control: ControlFile,
-    label: Label,
-    started: UtcTime,
-    began: Instant,
-    spill: PathBuf,
+/// The newest good backup in each of them.
+///
+/// # Errors
+/// That a catalog could not be read: its repository may have none.
+fn newest_backups(catalogs: Vec<(String, Result<Catalog>)>) -> Result<(Vec<Newest>, Vec<Catalog>)> {
+    let (mut newest, mut read) = (Vec::new(), Vec::new());
+    for (repository, catalog) in catalogs {
+        let catalog = catalog?;
+        let backup = catalog.newest_good().map(|info| (info.label.to_string(), info.started));
+        newest.push(Newest { repository, backup });
+        read.push(catalog);
+    }
+    Ok((newest, read))
 }
 
-/// What was copied, between start and stop.
-struct Copied {
-    manifest: Sorter,
-    reused_from: Option<Label>,
-    tally: Tally,
-    tablespaces: Vec<Tablespace>,
-    start: StartPoint,
-    stop: StopPoint,
-    durations: BTreeMap<String, f64>,
-    session: Session,
-}
-
-impl Backup<'_> {
-    fn make(&self, mut session: Session) -> Result<Ended> {
-        log::info!("backup {} begins", self.label);
-        let earlier = self.find_earlier();
-        // Two hosts would do the same work twice; that is all, and both backups would be right.
-        let mut leases = Vec::new();
-        let writer = self.announce(earlier.as_ref(), &mut leases)?;
-        self.prove_archiving(&writer, &mut session)?;
-        let mut copied = self.copy(&writer, earlier.as_ref(), session)?;
-        self.write_manifest(&writer, copied.manifest)?;
-        let waited = Instant::now();
-        copied.manifest = Sorter::new(0, &self.spill);
-        self.wait_for_wal(&writer, &mut copied)?;
-        writer.look_again()?;
-        self.look_again_at(&writer, &copied)?;
-        interrupt::check()?;
-        copied
-            .durations
-            .insert("wal".to_owned(), waited.elapsed().as_secs_f64());
-        self.commit(writer, &copied)
-    }
-
-    /// Takes out repositories that are not this cluster's, and writes the intent into the others.
-    fn announce(&self, earlier: Option<&Earlier>, leases: &mut Vec<Lease>) -> Result<BackupWriter<'_>> {
-        let intent = Intent {
-            format: FORMAT,
-            label: self.label,
-            host: self.around.host.clone(),
-            pid: std::process::id(),
-            started: self.started,
-            system_identifier: self.control.system_id.to_string(),
-            // Its bundles must not be collected while this backup points at them.
-            leans_on: earlier.map(|earlier| earlier.label).into_iter().collect(),
-        };
-        let cluster = common::repository::ClusterName::parse(&self.around.cluster.name)?;
-        let pins = Pins::new(self.around.state_directory, &cluster);
-        // Nothing of this cluster goes into a repository of another one, not even the intent.
-        let leases = RefCell::new(leases);
-        let accept = |repository: &Repository| {
-            pins.check(repository)?;
-            events::require_current_system(repository, self.control.system_id)?;
-            let lease = lease::take(repository, "base-backup", &self.around.host)?;
-            leases.borrow_mut().push(lease);
-            Ok(())
-        };
-        let writer = BackupWriter::begin_where(self.around.repositories, &intent, accept)?;
-        writer.check()?;
-        Ok(writer)
-    }
-
-    /// Makes the server archive a segment and waits for it: what cannot be archived is not worth copying.
-    fn prove_archiving(&self, writer: &BackupWriter<'_>, session: &mut Session) -> Result<()> {
-        let timeline = server::current_timeline(session)?;
-        let end = session.switch_wal_after_restore_point(&format!("pgkeep before {}", self.label))?;
-        let size = self.control.segment_size;
-        let number = SegmentNumber::ending_at(end, size);
-        let wanted = Wanted {
-            system: self.control.system_id,
-            timeline,
-            first: number,
-            last: number,
-            size,
-        };
-        let alive = writer.alive();
-        let patience = self.around.cluster.archive_wait;
-        let outcomes = wait_for(&alive, &wanted, patience);
-        interrupt::check()?;
-        for (repository, outcome) in alive.iter().zip(outcomes) {
-            match outcome {
-                Ok(()) => {}
-                // A repository that does not answer leaves; the others still get their backup.
-                Err(error) if !repository.required || error.kind() == Kind::Transient => {
-                    writer.give_up(&repository.name, error);
-                }
-                Err(error) => return Err(self.late(error, session)),
-            }
+/// Those that could be read: a repository that is away keeps nobody from a backup into the others.
+fn readable(catalogs: Vec<(String, Result<Catalog>)>) -> Vec<Catalog> {
+    let read = |(_, catalog): (String, Result<Catalog>)| match catalog {
+        Ok(catalog) => Some(catalog),
+        Err(error) => {
+            log::warn!("{}", chain(&error));
+            None
         }
-        writer.check()
-    }
-
-    fn archiving(&self, session: &mut Session) -> Archiving {
-        server::archiving(session, self.around.state_directory, self.around.cluster)
-    }
-
-    /// That WAL did not come: temporary if that is what keeps archive-push from storing it, a full disk for instance.
-    fn late(&self, error: Error, session: &mut Session) -> Error {
-        let archiving = self.archiving(session);
-        let error = match archiving.push_is_temporary {
-            true => error.with_kind(Kind::Transient),
-            false => error,
-        };
-        error.hint(archiving.hint())
-    }
-
-    /// What an interrupted backup has stored in every repository.
-    fn find_earlier(&self) -> Option<Earlier> {
-        let system = self.control.system_id.to_string();
-        let repositories: Vec<&Repository> = self.around.repositories.iter().collect();
-        let earlier = Earlier::find(&repositories, &self.around.host, &system, &self.spill)?;
-        log::info!(
-            "pages that the interrupted backup {} has stored are not stored again",
-            earlier.label
-        );
-        Some(earlier)
-    }
-
-    /// Makes sure that what this backup uses of an interrupted one is still there; repositories where it is not are taken out.
-    fn look_again_at(&self, writer: &BackupWriter<'_>, copied: &Copied) -> Result<()> {
-        let Some(label) = copied.reused_from else { return Ok(()) };
-        for repository in writer.alive() {
-            for bundle in copied.tally.needed_bundles() {
-                let there = has_bundle(repository, label, bundle);
-                let missing = || {
-                    Error::new(
-                        Kind::Failed,
-                        format!("bundle {bundle} of the interrupted backup {label} has gone"),
-                    )
-                };
-                if let Err(error) = there.and_then(|there| if there { Ok(()) } else { Err(missing()) }) {
-                    writer.give_up(&repository.name, error);
-                    break;
-                }
-            }
-        }
-        writer.check()
-    }
-
-    /// Start, list, copy, stop, and the members that are known only then.
-    fn copy(&self, writer: &BackupWriter<'_>, earlier: Option<&Earlier>, mut session: Session) -> Result<Copied> {
-        let mut durations = BTreeMap::new();
-        let start = session.start(&format!("pgkeep {}", self.label), true)?;
-        log::info!("PostgreSQL's backup started at {}", start.lsn);
-        durations.insert("start".to_owned(), self.began.elapsed().as_secs_f64());
-
-        let copying_since = Instant::now();
-        let Listing {
-            items,
-            control,
-            bytes,
-            tablespaces,
-        } = list(self.data_directory, self.around.cluster, &self.control, &self.spill)?;
-        let session = Mutex::new(session);
-        let ask = |question: fn(&mut Session) -> Result<Lsn>| {
-            question(&mut session.lock().unwrap_or_else(PoisonError::into_inner))
-        };
-        let wal_end = || ask(server::wal_end);
-        let judge = Judge {
-            page_bytes: self.control.block_size as usize,
-            checksums: self.control.data_checksums,
-            start: start.lsn,
-            wal_end: &wal_end,
-        };
-        let tally = Tally::default();
-        let manifest = Sorter::new(MANIFEST_MEMORY_BYTES, &self.spill);
-        let blocks_per_file = self.control.blocks_per_file;
-        let copying = Copying::new(
-            writer,
-            self.request.level,
-            judge,
-            blocks_per_file,
-            &tally,
-            items,
-            manifest,
-        )
-        .with_earlier(earlier);
-        let mut progress = Progress::begin("copied", bytes, self.around.on_terminal, Instant::now());
-        let mut checked = Instant::now();
-        copying.run(self.request.jobs, &mut progress, || {
-            interrupt::check()?;
-            if checked.elapsed() < SESSION_CHECK {
-                return Ok(());
-            }
-            checked = Instant::now();
-            ask(|session| session.check().map(|()| Lsn::default())).map(drop)
-        })?;
-        progress.end();
-        durations.insert("copy".to_owned(), copying_since.elapsed().as_secs_f64());
-
-        let stopping_since = Instant::now();
-        let stop = session.lock().unwrap_or_else(PoisonError::into_inner).stop()?;
-        self.check_timelines(&start, &stop)?;
-        log::info!("PostgreSQL's backup stopped at {}", stop.lsn);
-        self.copy_last(&copying, &control, &stop)?;
-        durations.insert("stop".to_owned(), stopping_since.elapsed().as_secs_f64());
-        let manifest = copying.into_manifest();
-        let tablespaces = tablespaces
-            .into_iter()
-            .map(|one| Tablespace {
-                oid: one.oid,
-                location: one.location.to_string_lossy().into_owned(),
-            })
-            .collect();
-        let session = session.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let reused = Tally::read(&tally.reused);
-        if reused > 0 {
-            log::info!("{} were stored already", ByteSize(reused));
-        }
-        Ok(Copied {
-            manifest,
-            reused_from: earlier.map(|earlier| earlier.label).filter(|_| reused > 0),
-            tally,
-            tablespaces,
-            start,
-            stop,
-            durations,
-            session,
-        })
-    }
-
-    fn check_timelines(&self, start: &StartPoint, stop: &StopPoint) -> Result<()> {
-        if stop.in_recovery || start.in_recovery {
-            return Err(Error::new(
-                Kind::Transient,
-                "the server became a standby while it was copied",
-            ));
-        }
-        if stop.lsn < start.lsn {
-            let (start, stop) = (start.lsn, stop.lsn);
-            return Err(Error::new(
-                Kind::Failed,
-                format!("the server says that the backup stopped at {stop}, before {start}"),
-            ));
-        }
-        Ok(())
-    }
-
-    /// backup_label and tablespace_map come from the stop, and pg_control must be newer than everything else.
-    fn copy_last(&self, copying: &Copying<'_>, control: &crate::item::Item, stop: &StopPoint) -> Result<()> {
-        let (now, bytes) = ControlFile::read_with_bytes(self.data_directory)?;
-        if now.system_id != self.control.system_id {
-            return Err(Error::new(
-                Kind::Failed,
-                "the data directory was exchanged while it was copied",
-            ));
-        }
-        let metadata = std::fs::metadata(&control.source)
-            .map_err(|error| Error::io(error, format!("look at {}", control.source.display())))?;
-        let like = attributes(control, &metadata);
-        let mut members: Vec<(&str, &[u8])> = vec![("data/backup_label", &stop.backup_label)];
-        if let Some(map) = &stop.tablespace_map {
-            members.push(("data/tablespace_map", map));
-        }
-        members.push(("data/global/pg_control", &bytes));
-        copying.last_bundle(&members, &like)
-    }
-
-    fn write_manifest(&self, writer: &BackupWriter<'_>, entries: Sorter) -> Result<()> {
-        let copies = writer.create("manifest.zst", true)?;
-        let mut manifest = ManifestWriter::new(copies, self.request.level)?;
-        for entry in entries.finish()? {
-            let (path, lines) = entry?;
-            manifest.push(&path, &lines)?;
-        }
-        let (copies, plain) = manifest.finish()?;
-        copies.finish(plain)
-    }
-
-    /// Waits until all WAL that the backup needs is in the repositories; those that lack it are taken out.
-    fn wait_for_wal(&self, writer: &BackupWriter<'_>, copied: &mut Copied) -> Result<()> {
-        let (first, last) = self.wal_span(&copied.start, &copied.stop);
-        let size = self.control.segment_size;
-        let wanted = Wanted {
-            system: self.control.system_id,
-            timeline: copied.stop.timeline,
-            first,
-            last,
-            size,
-        };
-        let alive = writer.alive();
-        let mut lacking = None;
-        let outcomes = wait_for(&alive, &wanted, self.around.cluster.archive_wait);
-        interrupt::check()?;
-        for (repository, outcome) in alive.iter().zip(outcomes) {
-            if let Err(error) = outcome {
-                lacking = Some(error.kind());
-                writer.give_up(&repository.name, error);
-            }
-        }
-        match (writer.check(), lacking) {
-            (Err(error), Some(_)) => Err(self.late(error, &mut copied.session)),
-            (Ok(()), Some(_)) => {
-                log::warn!(
-                    "about the WAL that is missing: {}",
-                    self.archiving(&mut copied.session).hint()
-                );
-                Ok(())
-            }
-            (result, None) => result,
-        }
-    }
-
-    /// The first and last segment that a restore needs.
-    fn wal_span(&self, start: &StartPoint, stop: &StopPoint) -> (SegmentNumber, SegmentNumber) {
-        let size = self.control.segment_size;
-        (
-            SegmentNumber::containing(start.lsn, size),
-            SegmentNumber::ending_at(stop.lsn, size),
-        )
-    }
-
-    fn commit(&self, writer: BackupWriter<'_>, copied: &Copied) -> Result<Ended> {
-        let info = self.info(copied)?;
-        let outcomes = writer.commit(&info);
-        let stored = outcomes.iter().find_map(|outcome| outcome.result.as_ref().ok());
-        match stored {
-            Some(info) => Ok(Ended::Made(Made::new(info, &outcomes, &copied.tally.damaged_files()))),
-            None => {
-                let failed = outcomes.into_iter().find_map(|outcome| outcome.result.err());
-                Err(failed.unwrap_or_else(|| Error::new(Kind::Config, "no repository is configured")))
-            }
-        }
-    }
-
-    fn info(&self, copied: &Copied) -> Result<BackupInfo> {
-        let (first, last) = self.wal_span(&copied.start, &copied.stop);
-        let (timeline, size) = (copied.stop.timeline, self.control.segment_size);
-        let name = |number| SegmentName::new(timeline, number, size).to_string();
-        let damaged_pages = Tally::read(&copied.tally.damaged_pages);
-        let version_num = copied.session.version_num();
-        Ok(BackupInfo {
-            format: FORMAT,
-            label: self.label,
-            kind: BackupType::Full,
-            cluster: self.around.cluster.name.clone(),
-            system_identifier: self.control.system_id.to_string(),
-            major: self.control.major.number(),
-            server_version: format!("{}.{}", version_num / 10_000, version_num % 10_000),
-            pgkeep: identity::writer().trim_start_matches("pgkeep ").to_owned(),
-            host: self.around.host.clone(),
-            role: Role::Primary.name().to_owned(),
-            note: self.request.note.clone(),
-            started: self.started,
-            stopped: UtcTime::from_unix_micros(copied.stop.unix_micros)?,
-            finished: (self.around.now)(),
-            timeline: timeline.0,
-            start_lsn: copied.start.lsn,
-            stop_lsn: copied.stop.lsn,
-            wal: WalSpan {
-                first: name(first),
-                last: name(last),
-            },
-            segment_size: size.bytes(),
-            block_size: self.control.block_size,
-            data_checksums: self.control.data_checksums,
-            tablespaces: copied.tablespaces.clone(),
-            base: None,
-            references: copied.reused_from.into_iter().collect(),
-            reused_from: copied.reused_from,
-            files: Tally::read(&copied.tally.files),
-            size: Tally::read(&copied.tally.bytes),
-            stored: 0,
-            durations: copied.durations.clone(),
-            damaged_pages,
-            good: damaged_pages == 0,
-            objects: Vec::new(),
-            signature: None,
-        })
-    }
+    };
+    catalogs.into_iter().filter_map(read).collect()
 }

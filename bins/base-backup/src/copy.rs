@@ -3,82 +3,91 @@
 //! Promises that memory does not grow with the number of files: workers take items from a sorted queue, each fills
 //! a bundle of its own, and what the manifest will say goes into a sorter. The first error stops all workers.
 
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::codec::{FRAME_BYTES, FrameWriter};
-use common::digest::{crc32c, crc32c_combine};
-use common::error::{Context, Error, Kind, Result};
-use common::postgres::FoundKind;
+use common::codec::FRAME_BYTES;
+use common::error::{Context, Result};
 use common::postgres::relation::relation_file;
+use common::postgres::{FoundKind, Lsn};
 use common::progress::Progress;
-use common::repository::bundle::{Attributes, BundleWriter, Placed};
-use common::repository::index::BLOCK_BYTES;
+use common::repository::bundle::{Attributes, Placed};
 use common::repository::manifest::{Entry, File, Node, Range};
-use common::repository::writer::{BackupWriter, Copies};
-use common::sorter::{Sorted, Sorter};
+use common::sorter::Sorted;
 use common::time::UtcTime;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use crate::base::digests::Digests;
+use crate::bundles::{Bundles, Output};
 use crate::damage::Damage;
-use crate::earlier::{self, Earlier, Member, Run, plan_runs};
+use crate::earlier::{self, Earlier};
+use crate::entries::Entries;
 use crate::item::Item;
-use crate::pages::{FileCheck, Judge, ReadAt, read_full};
+use crate::pages::{FileCheck, Judge, ReadAt};
 use crate::tally::Tally;
+use crate::task::Task;
 
-/// A bundle's index is kept in memory, so it takes no more members than this.
-const BUNDLE_MEMBERS: u32 = 50_000;
 /// Damaged pages of one file are listed by at most so many runs.
 const LISTED_RUNS: usize = 20;
 const TICK: Duration = Duration::from_millis(200);
 
 /// What all workers share.
 pub struct Copying<'a> {
-    writer: &'a BackupWriter<'a>,
-    level: i32,
-    judge: Judge<'a>,
-    blocks_per_file: u32,
-    tally: &'a Tally,
-    earlier: Option<&'a Earlier>,
+    output: &'a Output<'a>,
+    pub(crate) judge: Judge<'a>,
+    pub(crate) blocks_per_file: u32,
+    pub(crate) tally: &'a Tally,
+    interrupted: Option<&'a Earlier>,
+    pub(crate) digests: Option<&'a Digests<'a>>,
+    pub(crate) base_start: Lsn,
+    pub(crate) audit: bool,
     queue: Mutex<Sorted>,
-    manifest: Mutex<Sorter>,
-    last_bundle: AtomicU32,
+    entries: Mutex<Entries>,
     stop: AtomicBool,
 }
 
 impl<'a> Copying<'a> {
-    /// Prepares to copy the items in `queue`; what is written goes through `writer`, compressed at `level`.
+    /// Prepares to copy the tasks in `queue`; what is written goes to `output`, and what the manifest will say into `entries`.
     pub fn new(
-        writer: &'a BackupWriter<'a>,
-        level: i32,
+        output: &'a Output<'a>,
         judge: Judge<'a>,
         blocks_per_file: u32,
         tally: &'a Tally,
         queue: Sorted,
-        manifest: Sorter,
+        entries: Entries,
     ) -> Self {
         Self {
-            writer,
-            level,
+            output,
             judge,
             blocks_per_file,
             tally,
-            earlier: None,
+            interrupted: None,
+            digests: None,
+            base_start: Lsn::default(),
+            audit: false,
             queue: Mutex::new(queue),
-            manifest: Mutex::new(manifest),
-            last_bundle: AtomicU32::new(0),
+            entries: Mutex::new(entries),
             stop: AtomicBool::new(false),
         }
     }
 
     /// Points at what an interrupted backup has stored, where that is what is read now.
-    pub fn with_earlier(mut self, earlier: Option<&'a Earlier>) -> Self {
-        self.earlier = earlier;
+    pub fn with_interrupted(mut self, interrupted: Option<&'a Earlier>) -> Self {
+        self.interrupted = interrupted;
         self
+    }
+
+    /// Points at what the backup that this one leans on holds, which began at `start`; with `audit` everything is read all the same.
+    pub fn with_base(mut self, digests: &'a Digests<'a>, start: Lsn, audit: bool) -> Self {
+        (self.digests, self.base_start, self.audit) = (Some(digests), start, audit);
+        self
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// Copies everything with `jobs` workers. `tick` is called a few times a second; its error stops the work too.
@@ -110,29 +119,27 @@ impl<'a> Copying<'a> {
     }
 
     fn work(&self) -> Result<()> {
-        let mut bundles = Bundles {
-            copying: self,
-            open: None,
-        };
+        let mut bundles = Bundles::new(self.output);
         let mut buffer = vec![0u8; FRAME_BYTES];
-        while let Some(item) = self.next()? {
-            self.add(&mut bundles, &item, &mut buffer)?;
+        while let Some(task) = self.next()? {
+            self.add(&mut bundles, &task, &mut buffer)?;
         }
-        if self.stop.load(Ordering::Relaxed) {
+        if self.is_stopped() {
             return Ok(());
         }
         bundles.close()
     }
 
-    fn next(&self) -> Result<Option<Item>> {
-        if self.stop.load(Ordering::Relaxed) {
+    fn next(&self) -> Result<Option<Task>> {
+        if self.is_stopped() {
             return Ok(None);
         }
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.next().map(|pair| Item::decode(&pair?.1)).transpose()
+        queue.next().map(|pair| Task::decode(&pair?.1)).transpose()
     }
 
-    fn add(&self, bundles: &mut Bundles<'_>, item: &Item, buffer: &mut [u8]) -> Result<()> {
+    fn add(&self, bundles: &mut Bundles<'_>, task: &Task, buffer: &mut [u8]) -> Result<()> {
+        let item = &task.item;
         let context = || format!("copy {}", item.source.display());
         match &item.kind {
             FoundKind::Dir => {
@@ -141,7 +148,7 @@ impl<'a> Copying<'a> {
                 };
                 let attributes = attributes(item, &metadata);
                 bundles.for_member(0)?.writer.directory(&item.path, &attributes)?;
-                self.note(item, &attributes, Node::Directory)
+                self.note(task, &attributes, Node::Directory)
             }
             FoundKind::Link(target) => {
                 use std::os::unix::ffi::OsStrExt;
@@ -150,48 +157,71 @@ impl<'a> Copying<'a> {
                 let attributes = attributes(item, &metadata);
                 let target = target.as_os_str().as_bytes();
                 bundles.for_member(0)?.writer.link(&item.path, target, &attributes)?;
-                self.note(item, &attributes, Node::Link(target.to_vec()))
+                self.note(task, &attributes, Node::Link(target.to_vec()))
             }
             FoundKind::File => self
-                .file(bundles, item, buffer)
+                .file(bundles, task, buffer)
                 .map_err(|error| error.context(context())),
         }
     }
 
-    fn file(&self, bundles: &mut Bundles<'_>, item: &Item, buffer: &mut [u8]) -> Result<()> {
+    fn file(&self, bundles: &mut Bundles<'_>, task: &Task, buffer: &mut [u8]) -> Result<()> {
+        let item = &task.item;
         let Some(file) = present(open(&item.source)).context(|| "open it")? else {
             log::debug!("{} has vanished meanwhile", item.source.display());
             return Ok(());
         };
         let metadata = file.metadata().context(|| "look at it")?;
         let attributes = attributes(item, &metadata);
+        // Grown and shrunk files are mended by replay, which knows every change since the start.
+        let size = metadata.len();
+        let mut in_parts = self.since_base(bundles, task, (&file, size), buffer)?;
+        if in_parts.is_none()
+            && size >= earlier::LEAST_BYTES
+            && let Some(interrupted) = self.interrupted
+            && let Some(member) = interrupted.member(&item.path)
+        {
+            in_parts = self.since_interrupted(bundles, item, (&file, size), (interrupted, member), buffer)?;
+        }
+        let (node, damage) = match in_parts {
+            Some(in_parts) => in_parts,
+            None => self.whole(bundles, item, (&file, size), &attributes, buffer)?,
+        };
+        self.tell_damage(item, &damage);
+        let node = match node {
+            Node::File(file) => Node::File(File {
+                damaged: damage.runs().to_vec(),
+                ..file
+            }),
+            other => other,
+        };
+        self.note(task, &attributes, node)
+    }
+
+    fn whole(
+        &self,
+        bundles: &mut Bundles<'_>,
+        item: &Item,
+        (file, size): (&std::fs::File, u64),
+        attributes: &Attributes,
+        buffer: &mut [u8],
+    ) -> Result<(Node, Damage)> {
         let relation = std::str::from_utf8(&item.path).ok().and_then(relation_file);
         let mut check =
             relation.map(|relation| FileCheck::new(&self.judge, relation.first_block(self.blocks_per_file)));
-        // Grown and shrunk files are mended by replay, which knows every change since the start.
-        let size = metadata.len();
-        if size >= earlier::LEAST_BYTES
-            && let Some(earlier) = self.earlier
-            && let Some(member) = earlier.member(&item.path)
-            && let Some((node, damage)) = self.file_in_parts(bundles, item, (&file, size), (earlier, member), buffer)?
-        {
-            self.tell_damage(item, &damage);
-            return self.note(item, &attributes, node);
-        }
         let bundle = bundles.for_member(size)?;
-        bundle.writer.begin_file(&item.path, size, &attributes)?;
-        self.chunks(&file, (0, size), buffer, |offset, chunk| {
+        bundle.writer.begin_file(&item.path, size, attributes)?;
+        self.chunks(file, (0, size), buffer, |offset, chunk| {
             if let Some(check) = &mut check {
-                check.chunk(&file as &dyn ReadAt, offset, chunk)?;
+                check.chunk(file as &dyn ReadAt, offset, chunk)?;
             }
             Tally::add(&self.tally.bytes, chunk.len() as u64);
+            Tally::add(&self.tally.read, chunk.len() as u64);
             bundle.writer.data(chunk)
         })?;
         let placed = bundle.writer.end_file()?;
         let damage = check.map(FileCheck::finish).unwrap_or_default();
-        self.tell_damage(item, &damage);
-        let bundle = bundle.number;
-        self.note(item, &attributes, file_node(bundle, placed, damage.runs().to_vec()))
+        Ok((file_node(bundle.number, placed), damage))
     }
 
     fn tell_damage(&self, item: &Item, damage: &Damage) {
@@ -202,130 +232,6 @@ impl<'a> Copying<'a> {
         }
     }
 
-    /// Reads a file that an interrupted backup has stored too, and stores only what differs; `None` if that is all of it.
-    ///
-    /// What differs is read a second time, from the page cache, since a piece's length stands before it. It may have changed
-    /// meanwhile, as any page may while a backup runs: replay mends that.
-    fn file_in_parts(
-        &self,
-        bundles: &mut Bundles<'_>,
-        item: &Item,
-        (file, size): (&std::fs::File, u64),
-        (earlier, member): (&Earlier, Member),
-        buffer: &mut [u8],
-    ) -> Result<Option<(Node, Damage)>> {
-        let relation = std::str::from_utf8(&item.path).ok().and_then(relation_file);
-        let check = || relation.map(|relation| FileCheck::new(&self.judge, relation.first_block(self.blocks_per_file)));
-        let mut kept = check();
-        let mut found = Vec::new();
-        self.chunks(file, (0, size), buffer, |offset, chunk| {
-            let mut held = earlier.holds(&member, offset, chunk)?;
-            if let (Some(crc), Some(check)) = (held, &mut kept) {
-                check.chunk(file as &dyn ReadAt, offset, chunk)?;
-                // A page that was torn in both reads well now: that is worth storing.
-                held = Some(crc).filter(|crc| crc32c(chunk) == *crc);
-            }
-            found.push((chunk.len() as u64, held));
-            Ok(())
-        })?;
-        let runs = plan_runs(&found);
-        if runs.iter().all(|run| run.kept.is_none()) {
-            return Ok(None);
-        }
-        let mut stored = check();
-        let mut node = File {
-            size,
-            crc32c: 0,
-            ranges: Vec::new(),
-            damaged: Vec::new(),
-        };
-        for run in runs {
-            let range = match run.kept {
-                Some(crc32c) => {
-                    Tally::add(&self.tally.bytes, run.length);
-                    self.tally.reuse(member.bundle, run.length);
-                    Range {
-                        label: Some(earlier.label),
-                        bundle: member.bundle,
-                        offset: member.offset + run.offset,
-                        file_offset: run.offset,
-                        length: run.length,
-                        crc32c,
-                    }
-                }
-                None => {
-                    let placed = self.piece(bundles, item, file, run, stored.as_mut(), buffer)?;
-                    Range {
-                        label: None,
-                        bundle: placed.0,
-                        offset: placed.1.offset,
-                        file_offset: run.offset,
-                        length: run.length,
-                        crc32c: placed.1.crc32c,
-                    }
-                }
-            };
-            node.crc32c = crc32c_combine(node.crc32c, range.crc32c, range.length);
-            node.ranges.push(range);
-        }
-        let finish = |check: Option<FileCheck<'_>>| check.map(FileCheck::finish).unwrap_or_default();
-        let damage = finish(kept).and(finish(stored));
-        node.damaged = damage.runs().to_vec();
-        Ok(Some((Node::File(node), damage)))
-    }
-
-    /// Stores one stretch of a file as a member of its own.
-    fn piece(
-        &self,
-        bundles: &mut Bundles<'_>,
-        item: &Item,
-        file: &std::fs::File,
-        run: Run,
-        mut check: Option<&mut FileCheck<'_>>,
-        buffer: &mut [u8],
-    ) -> Result<(u32, Placed)> {
-        let metadata = file.metadata().context(|| "look at it")?;
-        let mut name = b"blocks/".to_vec();
-        name.extend_from_slice(&item.path);
-        name.extend_from_slice(format!("@{}", run.offset / BLOCK_BYTES as u64).as_bytes());
-        let bundle = bundles.for_member(run.length)?;
-        bundle
-            .writer
-            .begin_file(&name, run.length, &attributes(item, &metadata))?;
-        self.chunks(file, (run.offset, run.length), buffer, |offset, chunk| {
-            if let Some(check) = &mut check {
-                check.chunk(file as &dyn ReadAt, offset, chunk)?;
-            }
-            Tally::add(&self.tally.bytes, chunk.len() as u64);
-            bundle.writer.data(chunk)
-        })?;
-        Ok((bundle.number, bundle.writer.end_file()?))
-    }
-
-    /// Shows a stretch of a file, chunk by chunk; what the file has lost meanwhile is zero.
-    fn chunks(
-        &self,
-        file: &std::fs::File,
-        (from, length): (u64, u64),
-        buffer: &mut [u8],
-        mut each: impl FnMut(u64, &mut [u8]) -> Result<()>,
-    ) -> Result<()> {
-        let mut done = 0u64;
-        while done < length {
-            let size = usize::try_from(length - done).unwrap_or(FRAME_BYTES).min(buffer.len());
-            let chunk = buffer.get_mut(..size).unwrap_or_default();
-            let offset = from + done;
-            let got = read_full(file, chunk, offset).context(|| format!("read it at {offset}"))?;
-            chunk.get_mut(got..).unwrap_or_default().fill(0);
-            each(offset, chunk)?;
-            done += size as u64;
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(Error::new(Kind::Failed, "stopped because of another error"));
-            }
-        }
-        Ok(())
-    }
-
     /// Adds a file whose content is at hand.
     fn content(&self, bundles: &mut Bundles<'_>, path: &[u8], content: &[u8], like: &Attributes) -> Result<()> {
         let bundle = bundles.for_member(content.len() as u64)?;
@@ -334,8 +240,8 @@ impl<'a> Copying<'a> {
             bundle.writer.data(chunk)?;
         }
         let placed = bundle.writer.end_file()?;
-        let node = file_node(bundle.number, placed, Vec::new());
-        self.note_entry(path, like, node)
+        let node = file_node(bundle.number, placed);
+        self.note_entry(path, like, node, |_| None)
     }
 
     /// Writes the last bundle: files whose content is known only after the stop.
@@ -343,10 +249,7 @@ impl<'a> Copying<'a> {
     /// # Errors
     /// What writing gave.
     pub fn last_bundle(&self, members: &[(&str, &[u8])], like: &Attributes) -> Result<()> {
-        let mut bundles = Bundles {
-            copying: self,
-            open: None,
-        };
+        let mut bundles = Bundles::new(self.output);
         for (path, content) in members {
             self.content(&mut bundles, path.as_bytes(), content, like)?;
             Tally::add(&self.tally.bytes, content.len() as u64);
@@ -354,11 +257,17 @@ impl<'a> Copying<'a> {
         bundles.close()
     }
 
-    fn note(&self, item: &Item, attributes: &Attributes, node: Node) -> Result<()> {
-        self.note_entry(&item.path, attributes, node)
+    fn note(&self, task: &Task, attributes: &Attributes, node: Node) -> Result<()> {
+        self.note_entry(&task.item.path, attributes, node, |entry| task.same_as_before(entry))
     }
 
-    fn note_entry(&self, path: &[u8], attributes: &Attributes, node: Node) -> Result<()> {
+    fn note_entry(
+        &self,
+        path: &[u8],
+        attributes: &Attributes,
+        node: Node,
+        same: impl FnOnce(&Entry) -> Option<u32>,
+    ) -> Result<()> {
         if matches!(node, Node::File(_)) {
             Tally::add(&self.tally.files, 1);
         }
@@ -370,74 +279,15 @@ impl<'a> Copying<'a> {
             mtime: attributes.mtime,
             node,
         };
-        let lines = entry.to_lines()?;
-        self.manifest().push(path, &lines)
-    }
-
-    fn manifest(&self) -> MutexGuard<'_, Sorter> {
-        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tally.uses(&entry);
+        let same = same(&entry);
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.push(&entry, same)
     }
 
     /// What the manifest will say, in any order yet.
-    pub fn into_manifest(self) -> Sorter {
-        self.manifest.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The bundle that one worker is filling.
-struct Bundles<'a> {
-    copying: &'a Copying<'a>,
-    open: Option<OpenBundle<'a>>,
-}
-
-struct OpenBundle<'a> {
-    number: u32,
-    members: u32,
-    writer: BundleWriter<Copies<'a>>,
-}
-
-impl<'a> Bundles<'a> {
-    /// The bundle that takes a member of `size` bytes, a new one if the current one is full.
-    fn for_member(&mut self, size: u64) -> Result<&mut OpenBundle<'a>> {
-        let full = |bundle: &OpenBundle<'_>| bundle.members >= BUNDLE_MEMBERS || !bundle.writer.has_room(size);
-        if self.open.as_ref().is_some_and(full) {
-            self.close()?;
-        }
-        let open = match self.open.take() {
-            Some(open) => open,
-            None => self.begin()?,
-        };
-        let open = self.open.insert(open);
-        open.members += 1;
-        Ok(open)
-    }
-
-    fn begin(&self) -> Result<OpenBundle<'a>> {
-        let number = self.copying.last_bundle.fetch_add(1, Ordering::Relaxed) + 1;
-        let copies = self.copying.writer.create(&format!("data/{number}.tar.zst"), false)?;
-        let writer = BundleWriter::new(copies, self.copying.level)?;
-        Ok(OpenBundle {
-            number,
-            members: 0,
-            writer,
-        })
-    }
-
-    /// Makes the open bundle durable, then its index.
-    fn close(&mut self) -> Result<()> {
-        let Some(open) = self.open.take() else { return Ok(()) };
-        let (copies, index, plain) = open.writer.finish()?;
-        copies.finish(plain)?;
-        let bytes = index.encode()?;
-        drop(index);
-        let copies = self
-            .copying
-            .writer
-            .create(&format!("data/{}.index.zst", open.number), true)?;
-        let mut frames = FrameWriter::new(copies, self.copying.level)?;
-        frames.write_all(&bytes).context(|| "write an index")?;
-        let (copies, _) = frames.finish()?;
-        copies.finish(bytes.len() as u64)
+    pub fn into_entries(self) -> Entries {
+        self.entries.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -470,7 +320,7 @@ pub fn attributes(item: &Item, metadata: &std::fs::Metadata) -> Attributes {
     }
 }
 
-fn file_node(bundle: u32, placed: Placed, damaged: Vec<(u32, u32)>) -> Node {
+fn file_node(bundle: u32, placed: Placed) -> Node {
     let range = Range {
         label: None,
         bundle,
@@ -484,6 +334,6 @@ fn file_node(bundle: u32, placed: Placed, damaged: Vec<(u32, u32)>) -> Node {
         size: placed.length,
         crc32c: placed.crc32c,
         ranges,
-        damaged,
+        damaged: Vec::new(),
     })
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use common::error::{Error, Kind, Result};
 use common::postgres::{Found, FoundKind};
+use common::time::UtcTime;
 
 /// One thing to copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub struct Item {
     pub owner: String,
     /// The group's name.
     pub group: String,
+    /// Permission bits when it was found.
+    pub mode: u32,
+    /// When it was last modified then.
+    pub mtime: UtcTime,
 }
 
 impl From<Found> for Item {
@@ -37,6 +42,8 @@ impl From<Found> for Item {
             size: found.size,
             owner: found.owner.to_string(),
             group: found.group.to_string(),
+            mode: found.mode & 0o7777,
+            mtime: UtcTime::try_from(found.modified).unwrap_or(UtcTime::UNIX_EPOCH),
         }
     }
 }
@@ -64,6 +71,8 @@ impl Item {
         };
         let mut out = vec![kind];
         out.extend_from_slice(&self.size.to_le_bytes());
+        out.extend_from_slice(&self.mode.to_le_bytes());
+        out.extend_from_slice(&self.mtime.timestamp().as_nanosecond().to_le_bytes());
         let source = self.source.as_os_str().as_bytes();
         for part in [&self.path, source, target, self.owner.as_bytes(), self.group.as_bytes()] {
             out.extend_from_slice(&(part.len() as u64).to_le_bytes());
@@ -82,7 +91,9 @@ impl Item {
 
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
-        let (size, mut rest) = rest.split_first_chunk::<8>()?;
+        let (size, rest) = rest.split_first_chunk::<8>()?;
+        let (mode, rest) = rest.split_first_chunk::<4>()?;
+        let (mtime, mut rest) = rest.split_first_chunk::<16>()?;
         let mut part = || {
             let (length, tail) = rest.split_first_chunk::<8>()?;
             let (part, tail) = tail.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
@@ -103,8 +114,17 @@ impl Item {
             size: u64::from_le_bytes(*size),
             owner: String::from_utf8(owner).ok()?,
             group: String::from_utf8(group).ok()?,
+            mode: u32::from_le_bytes(*mode),
+            mtime: from_nanoseconds(i128::from_le_bytes(*mtime))?,
         })
     }
+}
+
+fn from_nanoseconds(nanoseconds: i128) -> Option<UtcTime> {
+    const SECOND: i128 = 1_000_000_000;
+    let seconds = i64::try_from(nanoseconds.div_euclid(SECOND)).ok()?;
+    let rest = i64::try_from(nanoseconds.rem_euclid(SECOND)).ok()?;
+    UtcTime::from_unix(seconds, rest).ok()
 }
 
 #[cfg(test)]
@@ -121,6 +141,8 @@ mod tests {
             size,
             owner: "postgres".to_owned(),
             group: "114".to_owned(),
+            mode: 0o600,
+            mtime: UtcTime::from_unix(1_700_000_000, 123_456_789).unwrap(),
         }
     }
 

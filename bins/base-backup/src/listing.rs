@@ -17,7 +17,7 @@ const CONTROL: &[u8] = b"data/global/pg_control";
 
 /// What there is to copy.
 pub struct Listing {
-    /// Everything but pg_control, in the order to copy.
+    /// Everything but pg_control, in the order that was asked for.
     pub items: Sorted,
     /// pg_control itself.
     pub control: Item,
@@ -27,11 +27,17 @@ pub struct Listing {
     pub tablespaces: Vec<Tablespace>,
 }
 
-/// Lists the data directory, its tablespaces and the extra paths.
+/// Lists the data directory, its tablespaces and the extra paths, sorted by `key`.
 ///
 /// # Errors
 /// `Config` if an extra path cannot be read; else what walking gave.
-pub fn list(data_directory: &Path, cluster: &Cluster, control: &ControlFile, spill: &Path) -> Result<Listing> {
+pub fn list(
+    data_directory: &Path,
+    cluster: &Cluster,
+    control: &ControlFile,
+    spill: &Path,
+    key: &dyn Fn(&Item) -> Vec<u8>,
+) -> Result<Listing> {
     let mut sorter = Sorter::new(MEMORY_BYTES, spill);
     let mut bytes = 0u64;
     let mut control_item = None;
@@ -45,7 +51,7 @@ pub fn list(data_directory: &Path, cluster: &Cluster, control: &ControlFile, spi
         if item.kind == FoundKind::File {
             bytes = bytes.saturating_add(item.size);
         }
-        sorter.push(&item.key(), &item.encode())
+        sorter.push(&key(&item), &item.encode())
     };
     datadir::walk(data_directory, &tablespaces, &control.tablespace_directory(), &mut add)?;
     let excludes = &cluster.extra_excludes;

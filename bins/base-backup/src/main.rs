@@ -1,18 +1,29 @@
 //! `pgkeep-base-backup`: takes a physical backup of a running server into every repository.
 
+mod archived;
 mod args;
 mod backup;
+mod base;
+mod bundles;
+mod changes;
 mod copy;
 mod damage;
 mod earlier;
+mod entries;
+mod finding;
 mod item;
 mod listing;
+mod making;
+mod merge;
 mod pages;
+mod parts;
 mod plan;
 mod result;
 mod role;
 mod server;
+mod take;
 mod tally;
+mod task;
 mod wait;
 
 use std::io::IsTerminal;
@@ -33,12 +44,13 @@ use common::{open, process};
 
 use args::{Args, BackupType, Role};
 use backup::{Request, Surroundings};
+use base::choose::Asked;
 use plan::Where;
 use result::Ended;
 
 fn main() -> ExitCode {
     exit::main(exit::WORK, |args: Args| {
-        check_built(&args)?;
+        check_args(&args)?;
         let environment = exit::environment;
         let config = args.common.load(&environment)?;
         let cluster = args.common.choose(&config)?;
@@ -68,20 +80,16 @@ fn tell(args: &Args, ended: &Ended) -> Result<()> {
     }
 }
 
-/// Refuses what this version cannot do yet, before anything is touched.
-fn check_built(args: &Args) -> Result<()> {
-    let refuse = |what: &str| {
-        Err(
-            Error::new(Kind::Config, format!("this version takes full backups only, {what}"))
-                .hint("use --type full, or --type auto, which is full for now"),
+/// Refuses what contradicts itself, before anything is touched.
+fn check_args(args: &Args) -> Result<()> {
+    if args.audit && args.kind == BackupType::Full {
+        return Err(Error::new(
+            Kind::Config,
+            "a full backup reads everything: there is nothing for --audit to compare with",
         )
-    };
-    match args.kind {
-        BackupType::Incr => refuse("no incremental ones"),
-        BackupType::Diff => refuse("no differential ones"),
-        BackupType::Auto | BackupType::Full if args.audit => refuse("so there is nothing for --audit to compare with"),
-        BackupType::Auto | BackupType::Full => Ok(()),
+        .hint("leave out --type full, or --audit"));
     }
+    Ok(())
 }
 
 fn become_owner(data_directory: &Path) -> Result<()> {
@@ -101,6 +109,13 @@ fn become_owner(data_directory: &Path) -> Result<()> {
 fn work(args: &Args, config: &Config, cluster: &Cluster, host: String) -> Result<Ended> {
     let repositories = open::repositories(config, cluster, &args.repositories.names)?;
     let request = Request {
+        kind: match args.kind {
+            BackupType::Auto => Asked::Auto,
+            BackupType::Full => Asked::Full,
+            BackupType::Diff => Asked::Diff,
+            BackupType::Incr => Asked::Incr,
+        },
+        audit: args.audit,
         only_on: match args.only_on {
             Role::Any => Where::Any,
             Role::Primary => Where::Primary,

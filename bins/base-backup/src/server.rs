@@ -5,7 +5,8 @@ use std::path::Path;
 use common::config::Cluster;
 use common::error::{Context, Error, Kind, Result, chain};
 use common::job::{Outcome, Status};
-use common::postgres::{ControlFile, Lsn, Session, TimelineId, WalName};
+use common::postgres::{ControlFile, Lsn, Session, SystemId, TimelineHistory, TimelineId, WalName};
+use common::repository::{Repository, wal};
 
 use crate::wait::Archiving;
 
@@ -141,6 +142,35 @@ pub fn current_timeline(session: &mut Session) -> Result<TimelineId> {
     WalName::parse(&name)
         .map(|name| name.timeline())
         .context(|| "read the name of the current WAL segment")
+}
+
+/// The timelines that led to `timeline`: by the server's own history file, or else by that of a repository.
+///
+/// # Errors
+/// What kept it from being read; nothing of it can be guessed.
+pub fn history(
+    data_directory: &Path,
+    timeline: TimelineId,
+    repositories: &[&Repository],
+    system: SystemId,
+) -> Result<TimelineHistory> {
+    if timeline == TimelineId(1) {
+        return Ok(TimelineHistory::root(timeline));
+    }
+    let name = WalName::History { timeline };
+    let path = data_directory.join("pg_wal").join(name.to_string());
+    let mut last = match std::fs::read(&path) {
+        Ok(bytes) => return TimelineHistory::parse(timeline, &bytes),
+        Err(error) => Error::io(error, format!("read {}", path.display())),
+    };
+    for repository in repositories {
+        let mut bytes = Vec::new();
+        match wal::fetch(repository, system, &name, &mut bytes) {
+            Ok(_) => return TimelineHistory::parse(timeline, &bytes),
+            Err(error) => last = error.context(format!("repository \"{}\"", repository.name)),
+        }
+    }
+    Err(last.context(format!("find the history of timeline {timeline}")))
 }
 
 fn one(session: &mut Session, sql: &str) -> Result<String> {

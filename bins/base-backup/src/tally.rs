@@ -1,9 +1,12 @@
 //! What the workers have done so far.
 
-use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use common::repository::Label;
+use common::repository::manifest::{Entry, Node};
+
+use crate::base::used::Used;
 
 /// So many damaged files are remembered for the result; the manifest names them all.
 const MOST_DAMAGED: usize = 1000;
@@ -26,10 +29,16 @@ pub struct Tally {
     pub files: AtomicU64,
     /// Their size, in bytes.
     pub bytes: AtomicU64,
+    /// Bytes that were read of them.
+    pub read: AtomicU64,
     /// Bytes of them that an interrupted backup had stored.
     pub reused: AtomicU64,
-    /// The bundles of that backup that hold them.
-    pub reused_bundles: Mutex<BTreeSet<u32>>,
+    /// Where the bytes lie that earlier backups hold.
+    used: Mutex<Used>,
+    /// Blocks that an audit looked at: they changed between the starts of the two backups.
+    pub audited: AtomicU64,
+    /// Those of them that WAL did not tell about.
+    untold: Mutex<(u64, Vec<String>)>,
     /// Damaged pages in them.
     pub damaged_pages: AtomicU64,
     /// Where the first of them are.
@@ -42,21 +51,42 @@ impl Tally {
         counter.fetch_add(number, Ordering::Relaxed);
     }
 
-    /// Notes that so many bytes lie in a bundle of an interrupted backup.
-    pub fn reuse(&self, bundle: u32, bytes: u64) {
-        Self::add(&self.reused, bytes);
-        self.reused_bundles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(bundle);
+    /// Notes where an entry's bytes lie.
+    pub fn uses(&self, entry: &Entry) {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).entry(entry);
     }
 
-    /// The bundles of an interrupted backup that are needed.
-    pub fn needed_bundles(&self) -> BTreeSet<u32> {
-        self.reused_bundles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// Counts something that was not looked at, because nothing of it changed.
+    pub fn unchanged(&self, entry: &Entry) {
+        if let Node::File(file) = &entry.node {
+            Self::add(&self.files, 1);
+            Self::add(&self.bytes, file.size);
+        }
+        self.uses(entry);
+    }
+
+    /// Notes that an earlier backup's manifest is referred to.
+    pub fn uses_manifest(&self, label: Label) {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).manifest(label);
+    }
+
+    /// What is used of earlier backups.
+    pub fn used(&self) -> Used {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes a block that changed without WAL telling.
+    pub fn untold(&self, what: String) {
+        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        untold.0 += 1;
+        if untold.1.len() < MOST_RUNS {
+            untold.1.push(what);
+        }
+    }
+
+    /// How many blocks changed without WAL telling, and the first of them.
+    pub fn untold_blocks(&self) -> (u64, Vec<String>) {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes damaged pages of one file, whose path in the backup this is.

@@ -212,11 +212,30 @@ pub fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
 /// The CRC32C of two stretches, from that of each and the length of the second: under a microsecond, so it may be done
 /// for each page.
 pub fn crc32c_combine(first: u32, second: u32, second_bytes: u64) -> u32 {
-    // Appending n bytes multiplies what came before by x^8n; 8 is 2^3.
-    let shift = (POWERS.iter().skip(3).zip(0..u64::BITS))
-        .filter(|(_, bit)| second_bytes >> bit & 1 == 1)
-        .fold(ONE, |product, (power, _)| multiply(product, *power));
-    multiply(shift, first) ^ second
+    multiply(shift(second_bytes), first) ^ second
+}
+
+/// Combines the CRC32C of many stretches of one length, several times as quickly as [`crc32c_combine`].
+#[derive(Debug, Clone, Copy)]
+pub struct Crc32cCombiner(u32);
+
+impl Crc32cCombiner {
+    /// For second stretches of `bytes` bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self(shift(bytes))
+    }
+
+    /// As [`crc32c_combine`], where the second stretch has that length.
+    pub fn combine(self, first: u32, second: u32) -> u32 {
+        multiply(self.0, first) ^ second
+    }
+}
+
+/// What appending `bytes` bytes multiplies a CRC32C by: x^8n; 8 is 2^3.
+fn shift(bytes: u64) -> u32 {
+    (POWERS.iter().skip(3).zip(0..u64::BITS))
+        .filter(|(_, bit)| bytes >> bit & 1 == 1)
+        .fold(ONE, |product, (power, _)| multiply(product, *power))
 }
 
 /// The Castagnoli polynomial, the coefficient of x^0 in the highest bit, that of x^32 left out.

@@ -281,6 +281,15 @@ impl Entry {
         }
     }
 
+    /// Names the backup that holds the ranges which lie in the manifest's own: then the entry means the same elsewhere.
+    pub fn name_label(&mut self, own: Label) {
+        if let Node::File(file) = &mut self.node {
+            for range in &mut file.ranges {
+                range.label.get_or_insert(own);
+            }
+        }
+    }
+
     /// Fails unless a file's ranges cover it from start to end.
     ///
     /// # Errors

@@ -31,6 +31,31 @@ struct Group {
     backup: Option<Label>,
 }
 
+/// A group of entries of a backup's manifest, for another manifest to refer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupRef {
+    group: Group,
+    first: Vec<u8>,
+    last: Vec<u8>,
+}
+
+impl GroupRef {
+    /// How many entries it has.
+    pub fn count(&self) -> u64 {
+        self.group.count
+    }
+
+    /// The backup whose manifest holds it.
+    pub fn label(&self) -> Option<Label> {
+        self.group.backup
+    }
+
+    /// The path of its last entry.
+    pub fn last(&self) -> &[u8] {
+        &self.last
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Tail {
     index: u64,

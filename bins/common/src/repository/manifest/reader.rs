@@ -3,7 +3,7 @@
 use std::io::{Read, Seek, SeekFrom};
 
 use super::entry::{Entry, parse_line};
-use super::{Group, Tail, corrupt};
+use super::{Group, GroupRef, Tail, corrupt};
 use crate::codec::{FrameReader, FrameTable};
 use crate::digest::unhex;
 use crate::error::{Context, Kind, Result};
@@ -102,6 +102,30 @@ impl<'a> ManifestReader<'a> {
         Ok(())
     }
 
+    /// How many groups of entries there are.
+    pub fn groups(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Reads group `number`, from 0, and says how another manifest refers to it; this one is that of backup `own`, and the
+    /// entries' ranges say so.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Refused` if an entry is not sound.
+    pub fn read_group_of(&mut self, own: Label, number: usize) -> Result<(Vec<Entry>, GroupRef)> {
+        let mut entries = self.group(number)?;
+        entries.iter_mut().for_each(|entry| entry.name_label(own));
+        let mut group = self
+            .index
+            .get(number)
+            .cloned()
+            .ok_or_else(|| corrupt("the manifest has no such group"))?;
+        group.backup.get_or_insert(own);
+        let path = |entry: Option<&Entry>| entry.map(|entry| entry.path.clone()).unwrap_or_default();
+        let (first, last) = (path(entries.first()), path(entries.last()));
+        Ok((entries, GroupRef { group, first, last }))
+    }
+
     /// Finds one entry, with one read more than the index.
     ///
     /// # Errors
@@ -159,8 +183,11 @@ impl<'a> ManifestReader<'a> {
                 _ => entries.push(Entry::from_line(line)?),
             }
         }
-        for entry in &entries {
+        for entry in &mut entries {
             entry.check_ranges()?;
+            if let Some(label) = group.backup {
+                entry.name_label(label);
+            }
         }
         if entries.len() as u64 != group.count
             || entries.first().map(|first| &first.path) != Some(&group_first(&group)?)

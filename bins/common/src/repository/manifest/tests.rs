@@ -131,3 +131,55 @@ fn damage_never_panics_and_never_changes_an_entry_silently() {
         assert!(read(&bytes[..cut]).is_err(), "cut at {cut}");
     }
 }
+
+#[test]
+fn a_group_of_another_manifest_reads_as_if_it_stood_here_and_names_where_its_bytes_lie() {
+    let other: Label = "20261120T020000Z-full-3f9a1c".parse().unwrap();
+    let entries: Vec<Entry> = (0..2500)
+        .map(|n| entry(format!("data/base/5/{n:06}").as_bytes(), 1 + n % 3))
+        .collect();
+    let base = write(&entries);
+    let mut reader = open(&base).unwrap();
+    let (first, _) = reader.read_group_of(other, 0).unwrap();
+    let (held, second) = reader.read_group_of(other, 1).unwrap();
+    assert_eq!((held.len() as u64, second.label()), (second.count(), Some(other)));
+    assert_eq!(second.last(), held[held.len() - 1].path);
+
+    let mut writer = ManifestWriter::new(Vec::new(), 2).unwrap();
+    let (before, after) = (entry(b"data/base/4", 1), entry(b"data/base/6", 1));
+    writer.push(&before.path, &before.to_lines().unwrap()).unwrap();
+    writer.refer(&second).unwrap();
+    assert!(writer.refer(&second).is_err(), "twice");
+    writer.push(&after.path, &after.to_lines().unwrap()).unwrap();
+    let bytes = writer.finish().unwrap().0;
+
+    let open_base = |label: Label| {
+        assert_eq!(label, other);
+        Ok(Box::new(Cursor::new(&base)) as Box<dyn Source + '_>)
+    };
+    let mut reader = ManifestReader::open(Box::new(Cursor::new(&bytes)), Box::new(open_base)).unwrap();
+    assert_eq!((reader.entries(), reader.groups()), (2 + second.count(), 3));
+    let mut found = Vec::new();
+    reader
+        .for_each(|entry| {
+            found.push(entry);
+            Ok(())
+        })
+        .unwrap();
+    let mut wanted = vec![before];
+    wanted.extend(
+        entries[first.len()..first.len() + held.len()]
+            .iter()
+            .cloned()
+            .map(|mut entry| {
+                entry.name_label(other);
+                entry
+            }),
+    );
+    wanted.push(after);
+    assert_eq!(found, wanted);
+    // A third manifest refers to where the group is, not to the one that refers to it.
+    let between: Label = "20261121T020000Z-incr-77aa01".parse().unwrap();
+    let (_, again) = reader.read_group_of(between, 1).unwrap();
+    assert_eq!(again, second);
+}

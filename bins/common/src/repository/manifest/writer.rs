@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::entry::text_or_hex;
-use super::{Group, Tail, push_json};
+use super::{Group, GroupRef, Tail, push_json};
 use crate::codec::{FRAME_BYTES, FrameWriter};
 use crate::error::{Error, Kind, Result};
 
@@ -61,6 +61,25 @@ impl<W: Write> ManifestWriter<W> {
         self.group_count += 1;
         self.entries += 1;
         self.last = path.to_vec();
+        Ok(())
+    }
+
+    /// Adds a group of another backup's manifest, unchanged, whose entries follow all those before.
+    ///
+    /// # Errors
+    /// `Failed` if its first path is not greater than the last one before it; else what writing gave.
+    pub fn refer(&mut self, group: &GroupRef) -> Result<()> {
+        self.end_group()?;
+        if self.entries > 0 && group.first <= self.last {
+            let path = String::from_utf8_lossy(&group.first);
+            return Err(Error::new(
+                Kind::Failed,
+                format!("write the manifest: the group of \"{path}\" comes out of order"),
+            ));
+        }
+        self.entries += group.group.count;
+        self.last.clone_from(&group.last);
+        self.index.push(group.group.clone());
         Ok(())
     }
 
