@@ -25,8 +25,10 @@ pub(in crate::postgres) use record::{HEADER_BYTES, Header, LONGEST_RECORD, check
 
 use super::walmap::{Doubt, Entry, Exit, FirstRecord, LastRecord, Leading, Segment, SegmentMap, Trailing};
 
-/// Fragments of records that cross the segment's ends are kept up to this length, unless the caller asks for more.
-pub const FRAGMENT_LIMIT: usize = 64 * 1024;
+/// Fragments of records that cross the segment's ends are kept up to this length, unless the caller asks for more: enough for the
+/// images of 33 pages, the most that a record has (`XLR_MAX_BLOCK_ID`, `src/include/access/xlogrecord.h` of PostgreSQL 17; building an
+/// index writes 32 at a time, `src/backend/access/transam/xloginsert.c`). Else every boundary in such WAL would be opaque.
+pub const FRAGMENT_LIMIT: usize = 288 * 1024;
 /// Of a longer record only this much is held; what it means beyond its blocks is then unknown (and asks for a full
 /// backup where it matters).
 pub const LONGEST_KEPT: usize = 4 * 1024 * 1024;

@@ -31,7 +31,8 @@ fn a_flipped_bit_makes_the_map_incomplete_or_changes_nothing() {
             );
             if !is_incomplete(&map) && map != whole[0] {
                 let joined = join(&map, &whole[1]).unwrap();
-                assert!(joined.incomplete.is_some(), "PostgreSQL {major}, byte {at}");
+                let same = joined == join(&whole[0], &whole[1]).unwrap();
+                assert!(joined.incomplete.is_some() || same, "PostgreSQL {major}, byte {at}");
             }
             noticed += usize::from(is_incomplete(&map));
             bytes[at] ^= 1 << (turn % 8);
@@ -52,8 +53,10 @@ fn every_bit_of_the_first_and_second_page_header_and_first_records_is_guarded() 
         let kept = map.changes == whole[1].changes && map.reaches_end();
         assert!(is_incomplete(&map) || kept, "bit {bit}: {:?}", map.exit);
         if !is_incomplete(&map) && map != whole[1] {
-            // A flip in the leading continuation shows when the maps are joined.
-            assert!(join(&whole[0], &map).unwrap().incomplete.is_some(), "bit {bit}");
+            // A flip in the leading continuation shows when the maps are joined; one in the timeline changes no block.
+            let joined = join(&whole[0], &map).unwrap();
+            let same = joined == join(&whole[0], &whole[1]).unwrap();
+            assert!(joined.incomplete.is_some() || same, "bit {bit}");
         }
         bytes[bit / 8] ^= 1 << (bit % 8);
     }
