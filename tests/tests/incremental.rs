@@ -4,7 +4,7 @@
 use std::fs;
 
 use system_tests::story::label;
-use system_tests::{Options, RepoOptions, Server, Story, each_major};
+use system_tests::{Options, RepoOptions, Server, Site, Story, each_major, mutilate};
 
 /// Takes a backup of this type; says its label and what it says of itself.
 fn backup(story: &Story, kind: &str, arguments: &[&str]) -> (String, serde_json::Value) {
@@ -116,4 +116,186 @@ fn without_a_base_it_is_a_full_one_that_says_why() {
     assert!(label(&ran).contains("-full-"));
     let ran = story.tool("base-backup").run().expect_code(0);
     assert!(label(&ran).contains("-incr-"), "the full one is young");
+}
+
+/// A story whose WAL and backups are made by a host that holds public keys only; restores run elsewhere.
+fn with_keyless_host(name: &str, server: &Server) -> (Story, Site) {
+    let story = Story::with(name, server, Options::default(), |site| {
+        site.repository(RepoOptions::new("sealed").encrypted())
+    });
+    let host = Site::named(&story.scratch, &story.cluster, "host")
+        .shared(story.site.repo(), RepoOptions::new("sealed").keyless());
+    host.archive(&story.cluster);
+    (story, host)
+}
+
+fn taken(host: &Site, arguments: &[&str]) -> system_tests::Ran {
+    host.tool("base-backup").args(arguments).run().expect_code(0)
+}
+
+/// Removes every segment that the server still has and the archive has too, so that only maps can tell what changed.
+fn forget_wal(cluster: &system_tests::Cluster) {
+    for _ in 0..3 {
+        let segment = cluster.switch_wal();
+        cluster.wait_archived(&segment);
+        cluster.checkpoint();
+    }
+}
+
+#[test]
+fn a_host_without_the_key_goes_by_what_it_has_kept() {
+    let Some(server) = Server::need(15) else { return };
+    let (story, host) = with_keyless_host("keyless_chain", &server);
+    let cluster = &story.cluster;
+    cluster.pgbench_init(3);
+    taken(&host, &["--type", "full"]);
+    let mut links = Vec::new();
+    for _ in 0..3 {
+        cluster.pgbench_run(2, 20);
+        forget_wal(cluster);
+        let expected = cluster.checksum("postgres");
+        let ran = taken(&host, &["--type", "incr"]);
+        let ran = ran.expect_said("changed blocks are named by");
+        links.push((label(&ran), expected));
+    }
+    story.archive_all();
+    for (link, expected) in &links {
+        assert!(link.contains("-incr-"), "{link}");
+        let restored = story.promoted(
+            link,
+            &["--backup", link, "--target-immediate", "--target-action", "promote"],
+        );
+        assert_eq!(&restored.checksum("postgres"), expected, "{link}");
+    }
+
+    story.step("without its maps it reads everything and compares");
+    fs::remove_dir_all(host.state().join("main/maps")).unwrap();
+    cluster.pgbench_run(2, 20);
+    forget_wal(cluster);
+    let ran = taken(&host, &["--type", "incr"]).expect_said("every file is read and compared");
+    let compared = label(&ran);
+    let expected = cluster.checksum("postgres");
+    story.archive_all();
+    let restored = story.promoted(
+        "compared",
+        &[
+            "--backup",
+            &compared,
+            "--target-immediate",
+            "--target-action",
+            "promote",
+        ],
+    );
+    assert_eq!(restored.checksum("postgres"), expected);
+
+    story.step("without the digests it takes a full backup and says so");
+    fs::remove_dir_all(host.state().join("main/chain")).unwrap();
+    let ran = taken(&host, &["--type", "incr"]).expect_said("is not kept on this host");
+    assert!(label(&ran).contains("-full-"));
+    let ran = taken(&host, &[]);
+    assert!(label(&ran).contains("-incr-"), "from then on it is kept again");
+}
+
+#[test]
+fn a_repository_that_lacks_the_base_is_left_out_until_sync_brings_it_level() {
+    let Some(server) = Server::need(15) else { return };
+    let story = Story::with("lacking", &server, Options::default(), |site| {
+        site.repository(RepoOptions::new("local"))
+            .repository(RepoOptions::new("second").line("required = false"))
+    });
+    story.cluster.pgbench_init(2);
+    let ran = story
+        .tool("base-backup")
+        .args(["--type", "full", "--repository", "local"])
+        .run();
+    let full = label(&ran.expect_code(0));
+    let ran = story.tool("base-backup").args(["--type", "incr"]).run().expect_code(0);
+    let ran = ran.expect_said(&format!("it does not have {full}, which this backup leans on"));
+    let first = label(&ran);
+    assert!(first.contains("-incr-"));
+    assert!(
+        !story.site.repos[1].backups().contains(&first),
+        "nothing was written there"
+    );
+
+    story
+        .tool("sync")
+        .args(["--from", "local", "--to", "second"])
+        .run()
+        .expect_code(0);
+    story.cluster.pgbench_run(1, 20);
+    let expected = story.cluster.checksum("postgres");
+    let ran = story.tool("base-backup").args(["--type", "incr"]).run().expect_code(0);
+    let second = label(&ran);
+    story.archive_all();
+    for repository in ["local", "second"] {
+        let arguments = [
+            "--repository",
+            repository,
+            "--backup",
+            &second,
+            "--target-immediate",
+            "--target-action",
+            "promote",
+        ];
+        assert_eq!(story.promoted(repository, &arguments).checksum("postgres"), expected);
+    }
+}
+
+#[test]
+fn what_wal_cannot_tell_is_found_by_reading() {
+    let Some(server) = Server::need(15) else { return };
+    let story = Story::begin("doubt", &server, Options::default());
+    let cluster = &story.cluster;
+    cluster.pgbench_init(3);
+    backup(&story, "full", &[]);
+
+    story.step("maps and segments of the stretch between are gone or damaged");
+    cluster.pgbench_run(2, 50);
+    let broken = cluster.switch_wal();
+    cluster.wait_archived(&broken);
+    forget_wal(cluster);
+    cluster.checkpoint();
+    for object in story.site.repo().matching(&format!("/{broken}.")) {
+        mutilate::flip_middle_bit(&object);
+    }
+    let expected = cluster.checksum("postgres");
+    let (label, said) = backup(&story, "incr", &[]);
+    let bytes = |name: &str| said[name].as_u64().unwrap();
+    assert!(bytes("read_bytes") > bytes("size_bytes") / 2, "everything was read");
+    assert!(
+        bytes("stored_bytes") < bytes("size_bytes") / 20,
+        "what is the same was not stored again"
+    );
+    story.archive_all();
+    let restored = story.promoted(
+        &label,
+        &["--backup", &label, "--target-immediate", "--target-action", "promote"],
+    );
+    assert_eq!(restored.checksum("postgres"), expected);
+}
+
+#[test]
+fn wal_that_was_minimal_in_between_proves_nothing() {
+    let Some(server) = Server::need(15) else { return };
+    let story = Story::begin("minimal", &server, Options::default());
+    let cluster = &story.cluster;
+    cluster.pgbench_init(1);
+    backup(&story, "full", &[]);
+    cluster.conf(&["wal_level = minimal", "max_wal_senders = 0", "archive_mode = off"]);
+    cluster.restart();
+    // Under minimal WAL a table that is made and filled in one transaction leaves no blocks in WAL.
+    cluster.sql("CREATE TABLE silent AS SELECT n, md5(n::text) AS t FROM generate_series(1, 20000) n");
+    cluster.conf(&["wal_level = replica", "max_wal_senders = 10", "archive_mode = on"]);
+    cluster.restart();
+    let expected = cluster.checksum("postgres");
+    let ran = story.tool("base-backup").args(["--type", "incr"]).run().expect_code(0);
+    let ran = ran.expect_said("wal_level was minimal");
+    let link = label(&ran);
+    story.archive_all();
+    let restored = story.promoted(
+        &link,
+        &["--backup", &link, "--target-immediate", "--target-action", "promote"],
+    );
+    assert_eq!(restored.checksum("postgres"), expected);
 }

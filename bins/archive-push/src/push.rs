@@ -13,8 +13,9 @@ use std::time::{Duration, SystemTime};
 use common::config::{Cluster, Config};
 use common::error::{Context, Error, Kind, Result, chain};
 use common::postgres::{ControlFile, WalName};
-use common::repository::ClusterName;
 use common::repository::pins::{Pin, Pins};
+use common::repository::wal::kept::KeptMaps;
+use common::repository::{ClusterName, Repository};
 use common::time::UtcTime;
 use common::units::ByteSize;
 use common::{exit, leftovers, open, process};
@@ -126,6 +127,9 @@ const GRACE: Duration = Duration::from_millis(500);
 pub fn attempt(config: &Config, cluster: &Cluster, asked: &Asked, host: &str) -> (Result<()>, bool) {
     let prepared = || {
         let control = ControlFile::read(&asked.data_directory)?;
+        let repositories = open::repositories_within(config, cluster, &[], config.patience)?;
+        let keyless = |repository: &Repository| repository.sealing.is_encrypted() && !repository.opening.has_identity();
+        let state = config.state_directory.join(&cluster.name);
         let run = Run {
             wal_directory: wal_directory(&asked.path).to_owned(),
             system: control.system_id,
@@ -134,9 +138,9 @@ pub fn attempt(config: &Config, cluster: &Cluster, asked: &Asked, host: &str) ->
             level: config.compression_level,
             now: UtcTime::now(),
             host: host.to_owned(),
+            maps: repositories.iter().any(keyless).then(|| KeptMaps::new(&state)),
             busy: AtomicUsize::new(0),
         };
-        let repositories = open::repositories_within(config, cluster, &[], config.patience)?;
         Ok((Arc::new(run), repositories))
     };
     match prepared() {

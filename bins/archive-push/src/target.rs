@@ -14,6 +14,7 @@ use common::postgres::{SegmentSize, SystemId, WalName};
 use common::repository::Repository;
 use common::repository::events::{self, KnownSystem};
 use common::repository::pins::{Pin, Pins};
+use common::repository::wal::kept::KeptMaps;
 use common::repository::wal::{self, Put};
 use common::time::UtcTime;
 use common::units::display_duration;
@@ -36,6 +37,8 @@ pub struct Run {
     pub now: UtcTime,
     /// This host's name, for events.
     pub host: String,
+    /// Where maps are kept that this host cannot open in its repositories.
+    pub maps: Option<KeptMaps>,
     /// How many threads are with a repository.
     pub busy: AtomicUsize,
 }
@@ -191,6 +194,9 @@ impl Offer {
             let (mut file, header) = content::open(&path, name, run.system, run.segment_size)?;
             let (compressed, reading) = content::read(&mut file, name, header.as_ref(), run.level)?;
             content = Some(reading);
+            if let (Some(maps), Some(map), WalName::Segment(segment)) = (&run.maps, &compressed.map, name) {
+                maps.keep(*segment, map, run.segment_size);
+            }
             let compressed = Arc::new(compressed);
             for (at, (target, _)) in outcomes
                 .iter()

@@ -8,7 +8,7 @@ use common::config::Cluster;
 use common::durable;
 use common::error::{Error, Kind, Result, chain};
 use common::lock::FileLock;
-use common::postgres::{ConnectionSettings, ControlFile, Session, TimelineHistory};
+use common::postgres::{ConnectionSettings, ControlFile, Lsn, Session, TimelineHistory};
 use common::repository::backup::BackupInfo;
 use common::repository::catalog::{self, Catalog};
 use common::repository::{BackupType, Label, Nonce, Repository};
@@ -113,6 +113,7 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
         began,
         spill: spill(&state, around),
         chain: Chain::new(&state),
+        state,
         chosen,
     };
     backup.make(session)
@@ -132,6 +133,8 @@ pub struct Chosen {
     pub history: TimelineHistory,
     /// The newest full backup, which the next differential one leans on.
     pub newest_full: Option<Label>,
+    /// Where that one began.
+    pub newest_full_start: Option<Lsn>,
 }
 
 fn choose_base(
@@ -166,7 +169,8 @@ fn choose_base(
     let interval = around.cluster.full_interval;
     let choice = choose::choose(request.kind, backups, &cluster, (around.now)(), interval, &can_be_read);
     let full = |info: &&BackupInfo| info.kind == BackupType::Full && info.good;
-    let newest_full = backups.iter().rev().find(full).map(|info| info.label);
+    let newest_full = backups.iter().rev().find(full);
+    let (newest_full, newest_full_start) = newest_full.map(|info| (info.label, info.start_lsn)).unzip();
     let (kind, base, why_full) = match choice {
         Choice::Full(why) => (BackupType::Full, None, why),
         Choice::Since(kind, label) => (kind, backups.iter().find(|info| info.label == label).cloned(), None),
@@ -188,6 +192,7 @@ fn choose_base(
         why_full,
         history: cluster.history,
         newest_full,
+        newest_full_start,
         lent,
     })
 }

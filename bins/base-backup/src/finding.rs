@@ -9,6 +9,7 @@ use common::postgres::datadir::Tablespace;
 use common::postgres::{Lsn, SegmentNumber};
 use common::repository::manifest::GroupRef;
 use common::repository::reach;
+use common::repository::wal::kept::KeptMaps;
 use common::repository::writer::BackupWriter;
 use common::sorter::{Sorted, Sorter};
 
@@ -54,6 +55,7 @@ impl Making<'_> {
         let last = SegmentNumber::containing(reach::before(start), size);
         let mut wal = Wal {
             repositories: writer.alive(),
+            kept: KeptMaps::new(&self.state),
             pg_wal: self.data_directory.join("pg_wal"),
             system: self.control.system_id,
             major: u8::try_from(self.control.major.number()).unwrap_or_default(),

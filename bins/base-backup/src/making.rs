@@ -15,8 +15,9 @@ use common::repository::backup::{BackupInfo, Intent, Tablespace, WalSpan};
 use common::repository::lease::{self, Lease};
 use common::repository::manifest::{GroupRef, ManifestWriter};
 use common::repository::pins::Pins;
+use common::repository::wal::kept::KeptMaps;
 use common::repository::writer::{BackupWriter, Copies};
-use common::repository::{FORMAT, Label, Repository, events, identity};
+use common::repository::{BackupType, FORMAT, Label, Repository, events, identity};
 use common::sorter::Sorter;
 use common::time::UtcTime;
 use common::units::ByteSize;
@@ -58,6 +59,8 @@ pub struct Making<'a> {
     pub began: Instant,
     /// For temporary files.
     pub spill: PathBuf,
+    /// The cluster's state directory.
+    pub state: PathBuf,
     /// What this host keeps of the last chain.
     pub chain: Chain,
     /// The type, and what it leans on.
@@ -363,6 +366,7 @@ impl Making<'_> {
                 let newest_full = self.chosen.newest_full;
                 let last_chain = info.references.iter().copied().chain([info.label]).chain(newest_full);
                 self.chain.retain(&last_chain.collect());
+                self.forget_maps(info);
                 let made = Made::new(
                     info,
                     &outcomes,
@@ -377,6 +381,15 @@ impl Making<'_> {
                 Err(failed.unwrap_or_else(|| Error::new(Kind::Config, "no repository is configured")))
             }
         }
+    }
+
+    /// Maps from the newest full backup's start on may be asked for; without one, those from this backup's start.
+    fn forget_maps(&self, info: &BackupInfo) {
+        let from = match info.kind {
+            BackupType::Full => info.start_lsn,
+            _ => self.chosen.newest_full_start.unwrap_or_default(),
+        };
+        KeptMaps::new(&self.state).forget_before(from, self.control.segment_size);
     }
 
     fn info(&self, copied: &Copied) -> Result<BackupInfo> {

@@ -1,4 +1,5 @@
-//! Where the maps of WAL come from: the repositories, or the segments themselves, read anew from pg_wal or a repository.
+//! Where the maps of WAL come from: the repositories, this host's own copies, or the segments themselves, read anew from pg_wal or
+//! a repository.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,11 +9,12 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::error::chain;
+use common::error::{Error, chain};
 use common::postgres::walmap::{Segment, SegmentMap};
 use common::postgres::walscan::{FRAGMENT_LIMIT, Scanner};
 use common::postgres::{SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineHistory, WalName};
 use common::repository::Repository;
+use common::repository::wal::kept::{KeptMaps, check_beside};
 use common::repository::wal::{self, fetch_map};
 
 use super::sum::Maps;
@@ -27,6 +29,8 @@ const LONGEST_FRAGMENT: usize = 1 << 30;
 pub struct Wal<'a> {
     /// Where maps and segments are stored.
     pub repositories: Vec<&'a Repository>,
+    /// Maps that this host has kept.
+    pub kept: KeptMaps,
     /// The server's own WAL.
     pub pg_wal: PathBuf,
     /// Whose.
@@ -100,7 +104,25 @@ impl Wal<'_> {
                 Err(error) => log::debug!("no map of {name}: {}", chain(&error)),
             }
         }
-        self.scan(name, FRAGMENT_LIMIT)
+        self.kept_map(name).or_else(|why| {
+            log::debug!("{why}");
+            self.scan(name, FRAGMENT_LIMIT)
+        })
+    }
+
+    /// The map that this host has kept, if a repository holds the very segment that it describes.
+    fn kept_map(&self, name: SegmentName) -> Result<SegmentMap, String> {
+        let told = |error: Error| format!("no kept map of {name}: {}", chain(&error));
+        let map = self.kept.read(self.system, name, self.size).map_err(told)?;
+        let mut why = format!("no kept map of {name} fits a stored segment");
+        for repository in &self.repositories {
+            match check_beside(repository, self.system, name, &map) {
+                Ok(()) if map.segment.major == self.major => return Ok(map),
+                Ok(()) => {}
+                Err(error) => why = told(error),
+            }
+        }
+        Err(why)
     }
 
     /// Reads a segment anew.

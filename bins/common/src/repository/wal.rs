@@ -1,5 +1,6 @@
 //! WAL in a repository: stored once, handed out whole, listed as ranges (FORMAT.md, section 5).
 
+pub mod kept;
 mod map;
 
 use std::collections::BTreeMap;

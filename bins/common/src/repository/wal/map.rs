@@ -33,30 +33,40 @@ pub fn fetch_map(
         return Err(context(Error::new(Kind::Corrupt, "it is not the map of a segment")));
     }
     let map = SegmentMap::decode(&limited.0).map_err(context)?;
-    let about = &map.segment;
-    let fits = about.system_identifier == system.0
-        && about.timeline == segment.timeline.0
-        && segment.start(size).is_some_and(|start| start.0 == about.start)
-        && u64::from(about.size) == size.bytes();
-    if !fits {
+    if !describes(&map, system, segment, size) {
         return Err(context(Error::new(Kind::Corrupt, "it describes another segment")));
     }
-    let key = repository.keys().wal(system, &name, suffix)?;
+    compare(repository, system, &name, &map).map_err(context)?;
+    Ok(map)
+}
+
+/// Whether a map is one of this segment.
+pub(super) fn describes(map: &SegmentMap, system: SystemId, segment: SegmentName, size: SegmentSize) -> bool {
+    let about = &map.segment;
+    about.system_identifier == system.0
+        && about.timeline == segment.timeline.0
+        && segment.start(size).is_some_and(|start| start.0 == about.start)
+        && u64::from(about.size) == size.bytes()
+}
+
+/// Compares a map with the segment that the repository holds: no key is needed.
+pub(super) fn compare(repository: &Repository, system: SystemId, name: &WalName, map: &SegmentMap) -> Result<()> {
+    let key = repository.keys().wal(system, name, repository.suffix()?)?;
     let stat = repository.store.stat(&key)?.ok_or_else(|| {
         let missing = repository.store.describe(Some(&key));
         Error::new(Kind::NotFound, format!("{missing} does not exist"))
     })?;
-    if descriptor(repository, &key, stat.size)?.sha256.0 != about.sha256 {
-        return Err(context(Error::new(
+    if descriptor(repository, &key, stat.size)?.sha256.0 != map.segment.sha256 {
+        return Err(Error::new(
             Kind::Corrupt,
             "it describes other content than the segment has",
-        )));
+        ));
     }
-    Ok(map)
+    Ok(())
 }
 
 /// A vector that does not grow without end.
-struct Limited(Vec<u8>);
+pub(super) struct Limited(pub(super) Vec<u8>);
 
 impl std::io::Write for Limited {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
