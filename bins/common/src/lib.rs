@@ -2,7 +2,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 3 | [`config`], [`open`] |
+//! | 3 | [`config`], [`open`], [`retention`] |
 //! | 2 | [`repository`]: what is on disk, as `FORMAT.md` specifies it |
 //! | 1 | [`postgres`], [`codec`], [`storage`], [`job`] |
 //! | 0 | [`error`], [`exit`], [`journal`], [`units`], [`time`], [`digest`], [`durable`], [`lock`], [`secret`], [`leftovers`], [`retry`], [`process`], [`interrupt`], [`progress`], [`sorter`] |
@@ -33,6 +33,7 @@ pub mod storage;
 // Layer 2: the on-disk promise.
 pub mod repository;
 
-// Layer 3: configuration, and the one place that opens repositories.
+// Layer 3: configuration, what it keeps, and the one place that opens repositories.
 pub mod config;
 pub mod open;
+pub mod retention;

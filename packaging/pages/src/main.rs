@@ -28,6 +28,9 @@ mod info;
 #[path = "../../../bins/init/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod init;
+#[path = "../../../bins/prune/src/args.rs"]
+#[allow(dead_code, missing_docs)]
+mod prune;
 #[path = "../../../bins/restore/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod restore;
@@ -62,6 +65,7 @@ fn commands() -> Vec<Command> {
         base_backup::Args::command(),
         info::Args::command(),
         init::Args::command(),
+        prune::Args::command(),
         restore::Args::command(),
         sync::Args::command(),
     ]

@@ -78,6 +78,14 @@ const VARIABLES: [&str; 17] = [
 ];
 
 impl RepositorySettings {
+    /// For how long a new object is locked, where objects are.
+    pub fn lock_horizon(&self) -> Option<std::time::Duration> {
+        match self.bucket.as_ref()?.service {
+            Service::S3 { lock, .. } => lock,
+            _ => None,
+        }
+    }
+
     pub(super) fn read(name: String, mut table: Table<'_>) -> Result<Self> {
         let location = table.parsed("url", Location::parse)?;
         if let Some(location) = &location {

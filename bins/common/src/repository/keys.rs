@@ -288,6 +288,14 @@ impl Keys<'_> {
         self.key("backup")
     }
 
+    /// The folder of all dumps.
+    ///
+    /// # Errors
+    /// As [`Keys::identity`].
+    pub fn dumps(&self) -> Result<Key> {
+        self.key("dump")
+    }
+
     /// One object of a backup, `name` as in `backup.json`: `data/1.tar.zst`, `manifest.zst.age`.
     ///
     /// # Errors

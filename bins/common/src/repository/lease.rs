@@ -43,6 +43,13 @@ pub struct LeaseDocument {
     pub state: State,
 }
 
+impl LeaseDocument {
+    /// Whether somebody works under it at this time, by the store's clock.
+    pub fn is_held(&self, now: UtcTime) -> bool {
+        self.state == State::Held && self.expires > now
+    }
+}
+
 /// Whether a lease is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -174,7 +181,7 @@ enum Verdict {
 /// Whether the newest number leaves the lease to the next one.
 fn judge(newest: Option<&LeaseDocument>, now: UtcTime) -> Verdict {
     match newest {
-        Some(held) if held.state == State::Held && held.expires > now => Verdict::Held(held.clone()),
+        Some(held) if held.is_held(now) => Verdict::Held(held.clone()),
         // What cannot be read was written by nobody who knew how; work is worth more than a lease.
         _ => Verdict::Free,
     }

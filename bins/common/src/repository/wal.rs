@@ -378,7 +378,7 @@ pub fn stored_name(name: &str) -> Option<WalName> {
 }
 
 /// The segment whose map an object with this last name component is.
-fn mapped_name(name: &str) -> Option<SegmentName> {
+pub fn mapped_name(name: &str) -> Option<SegmentName> {
     let name = name.strip_suffix(".age").unwrap_or(name);
     match WalName::parse(name.strip_suffix(".map.zst")?).ok()? {
         WalName::Segment(segment) => Some(segment),

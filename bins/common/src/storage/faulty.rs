@@ -307,6 +307,11 @@ impl Store for FaultyStore {
         self.faults.around(format!("delete {key}"), || self.inner.delete(key))
     }
 
+    fn renew_lock(&self, key: &Key, until: UtcTime) -> Result<()> {
+        self.faults
+            .around(format!("renew_lock {key}"), || self.inner.renew_lock(key, until))
+    }
+
     fn move_aside(&self, from: &Key, to: &Key) -> Result<()> {
         self.faults
             .around(format!("move_aside {from}"), || self.inner.move_aside(from, to))

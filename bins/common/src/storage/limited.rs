@@ -148,6 +148,10 @@ impl Store for LimitedStore {
         self.inner.delete(key)
     }
 
+    fn renew_lock(&self, key: &Key, until: UtcTime) -> Result<()> {
+        self.inner.renew_lock(key, until)
+    }
+
     fn move_aside(&self, from: &Key, to: &Key) -> Result<()> {
         self.inner.move_aside(from, to)
     }

@@ -216,6 +216,19 @@ pub trait Store: Send + Sync {
     /// Whatever keeps it from being gone.
     fn delete(&self, key: &Key) -> Result<()>;
 
+    /// Keeps an object from being deleted or overwritten until then, where the store can; a lock is never shortened.
+    ///
+    /// # Errors
+    /// `NotFound` without the object; `Config` where the store locks nothing; else what the store says.
+    fn renew_lock(&self, key: &Key, until: UtcTime) -> Result<()> {
+        let _ = until;
+        let place = self.describe(Some(key));
+        Err(Error::new(
+            Kind::Config,
+            format!("{place}: this store has no object locks"),
+        ))
+    }
+
     /// Gives an object another name, which must be free.
     ///
     /// # Errors

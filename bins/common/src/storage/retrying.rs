@@ -230,6 +230,10 @@ impl Store for RetryingStore {
         }))
     }
 
+    fn renew_lock(&self, key: &Key, until: UtcTime) -> Result<()> {
+        self.retry("renew the lock of", Some(key), || self.inner.renew_lock(key, until))
+    }
+
     fn stat(&self, key: &Key) -> Result<Option<Stat>> {
         self.retry("look at", Some(key), || self.inner.stat(key))
     }

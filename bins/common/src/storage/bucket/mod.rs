@@ -582,6 +582,10 @@ impl Store for BucketStore {
         }
     }
 
+    fn renew_lock(&self, key: &Key, until: UtcTime) -> Result<()> {
+        self.lock_until(key, until)
+    }
+
     fn move_aside(&self, from: &Key, to: &Key) -> Result<()> {
         if self.stat(to)?.is_some() {
             return Err(already_exists(self, to));

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
 use http::Method;
 use object_store::aws::{AmazonS3, AwsAuthorizer};
 use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpService};
 
 use super::wire::Wire;
+use crate::digest::crc32c;
 use crate::time::UtcTime;
 
 /// No page of a listing has more; a store that sends more is not believed.
@@ -89,6 +91,18 @@ impl Bucket {
             .map(drop)
     }
 
+    /// Locks a version until a time, in compliance mode (PutObjectRetention). Such a request needs a checksum of its body.
+    pub async fn retain(&self, key: &str, id: &str, until: UtcTime) -> object_store::Result<()> {
+        let until = until.whole_seconds();
+        let body = format!(
+            "<Retention xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Mode>COMPLIANCE</Mode>\
+             <RetainUntilDate>{until}</RetainUntilDate></Retention>"
+        );
+        self.send(Method::PUT, Some(key), &[("retention", ""), ("versionId", id)], body)
+            .await
+            .map(drop)
+    }
+
     /// Throws an upload's parts away.
     pub async fn abort(&self, upload: &Begun) -> object_store::Result<()> {
         self.ask(Method::DELETE, Some(&upload.key), &[("uploadId", &upload.id)])
@@ -97,6 +111,16 @@ impl Bucket {
     }
 
     async fn ask(&self, method: Method, key: Option<&str>, query: &[(&str, &str)]) -> object_store::Result<String> {
+        self.send(method, key, query, String::new()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        key: Option<&str>,
+        query: &[(&str, &str)],
+        body: String,
+    ) -> object_store::Result<String> {
         let mut url = self.url.clone();
         if let Some(key) = key {
             url.push('/');
@@ -106,10 +130,15 @@ impl Bucket {
             url.push(if n == 0 { '?' } else { '&' });
             url.push_str(&format!("{name}={}", encoded(value, "")));
         }
-        let mut request: HttpRequest = http::Request::builder()
-            .method(method)
-            .uri(url)
-            .body(HttpRequestBody::empty())
+        let mut request = http::Request::builder().method(method).uri(url);
+        if !body.is_empty() {
+            let sum = base64::engine::general_purpose::STANDARD.encode(crc32c(body.as_bytes()).to_be_bytes());
+            request = request
+                .header("content-type", "application/xml")
+                .header("x-amz-checksum-crc32c", sum);
+        }
+        let mut request: HttpRequest = request
+            .body(HttpRequestBody::from(body))
             .map_err(|error| generic(Box::new(error)))?;
         let credential = self.client.credentials().get_credential().await?;
         AwsAuthorizer::new(&credential, "s3", &self.region).try_authorize(&mut request, None)?;

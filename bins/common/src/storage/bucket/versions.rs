@@ -7,6 +7,7 @@ use super::s3::{Bucket, Version};
 use super::{BucketStore, judge, runtime};
 use crate::error::{Error, Kind, Result};
 use crate::storage::{Key, Stat, Store};
+use crate::time::UtcTime;
 
 /// The versions of one object that matter.
 struct Found {
@@ -132,6 +133,28 @@ impl BucketStore {
         Ok(())
     }
 
+    /// Locks the version that counts until then. A lock in compliance mode can be prolonged and never shortened.
+    pub(super) fn lock_until(&self, key: &Key, until: UtcTime) -> Result<()> {
+        let Some(bucket) = self.versioned() else {
+            let place = self.describe(Some(key));
+            return Err(Error::new(
+                Kind::Config,
+                format!("{place}: nothing is locked without lock_horizon"),
+            ));
+        };
+        let Some(oldest) = self.oldest(bucket, key)? else {
+            return Err(crate::storage::not_found(self, key));
+        };
+        let done = runtime()?.block_on(bucket.retain(&oldest.key, &oldest.id, until));
+        done.map_err(|error| {
+            let error = judge::judge(error, format!("renew the lock of {}", self.describe(Some(key))));
+            match error.kind() {
+                Kind::Failed => error.hint("may the account put retention (s3:PutObjectRetention)?"),
+                _ => error,
+            }
+        })
+    }
+
     /// What the names of objects below a key begin with in the bucket.
     pub(super) fn below(&self, prefix: Option<&Key>) -> Result<String> {
         Ok(match self.path(prefix)?.to_string() {
@@ -161,7 +184,6 @@ fn oldest_of(versions: &[Version]) -> Option<Found> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::time::UtcTime;
 
     fn version(id: &str, is_marker: bool) -> Version {
         Version {
