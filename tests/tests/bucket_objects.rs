@@ -473,3 +473,34 @@ fn keys_are_seen_in_no_process_list_log_state_or_repository() {
     found.retain(|path| *path != credentials && *path != identity_file);
     assert!(found.is_empty(), "{found:?}");
 }
+
+#[test]
+fn a_lock_is_prolonged_for_the_version_that_counts() {
+    let scratch = Scratch::new("relock");
+    let Some(moto) = locking(&scratch) else { return };
+    let store = open(&locked(&moto, &scratch));
+    let object = key("main/backup/20261120T020000Z-full-3f9a1c/manifest.zst");
+    store.put_new(&object, b"first").unwrap();
+    // Somebody puts another version over it, which does not count.
+    let target = "/backups/pg/main/backup/20261120T020000Z-full-3f9a1c/manifest.zst";
+    moto.request("PUT", target, "", "second");
+    let until = UtcTime::now().plus(DAY * 30).whole_seconds();
+    store.renew_lock(&object, until).unwrap();
+    let (_, versions) = moto.request("GET", "/backups?versions&prefix=pg/main/backup", "", "");
+    let ids: Vec<&str> = versions
+        .split("<VersionId>")
+        .skip(1)
+        .filter_map(|rest| rest.split('<').next())
+        .collect();
+    let oldest = ids.last().unwrap();
+    let said = moto.head(&format!("{target}?versionId={oldest}"));
+    let date = until.to_string();
+    let lock = format!("x-amz-object-lock-retain-until-date: {}", &date[..10]);
+    assert!(said.contains(&lock), "{lock}: {said}");
+
+    let absent = store.renew_lock(&key("main/absent"), until).unwrap_err();
+    assert_eq!(absent.kind(), Kind::NotFound);
+    let unlocked = open(&settings(moto.endpoint(), &scratch));
+    let refused = unlocked.renew_lock(&object, until).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Config);
+}
