@@ -21,7 +21,8 @@ help: ## list the targets
 	@echo
 	@echo '  PGKEEP_MUST_HAVE=15,17  without these versions of PostgreSQL tests fail; others are skipped if absent'
 	@echo '  PGKEEP_ALL=1            the long variants too: 5 GB, 100,000 files, every place of damage, a kill at every call'
-	@echo '  PGKEEP_SEED=N           chooses the seeded share of the faults; a run prints its own'
+	@echo '  PGKEEP_SEED=N           chooses the seeded share of the faults and of the soak; a run prints its own'
+	@echo '  PGKEEP_SOAK_SECONDS=N   how long `make soak` runs (14400)'
 	@echo '  PGKEEP_KEEP=1           keep scratch directories (below /var/tmp/pgkeep-tests or PGKEEP_SCRATCH)'
 	@echo '  PGKEEP_STAND=DIR        where servers are unpacked (/var/cache/pgkeep-stand)'
 	@echo '  PGKEEP_BENCH_MB=N       size of a data set of `make bench` (1000); more in tests/bench/bench.sh'
@@ -76,6 +77,18 @@ test-versions: ## of these, the ones that run with each version of PostgreSQL
 	$(install) build servers
 	@$(install) versions clients emulators || echo 'make: going on; the tests say what they miss'
 	@$(rings) versions
+
+# Seconds, and the first seed: a run says which seed each round had.
+SECONDS_OF_SOAK := $(or $(PGKEEP_SOAK_SECONDS),14400)
+
+.PHONY: soak
+soak: ## for hours: random work, chains of incremental backups, each link compared page by page
+	$(install) build servers
+	@$(install) versions clients || echo 'make: going on; the tests say what they miss'
+	cargo build --workspace --bins --locked
+	PGKEEP_SOAK_SECONDS=$(SECONDS_OF_SOAK) PGKEEP_SOAK_ROUNDS=$(or $(PGKEEP_SOAK_ROUNDS),1000000) \
+	  PGKEEP_SEED=$(or $(PGKEEP_SEED),$(shell date +%s)) PGKEEP_MUST_HAVE= \
+	  cargo test -p system-tests --locked --test soak -- every_link --nocapture
 
 ifneq ($(wildcard tests/tests/fault*),)
 .PHONY: test-faults

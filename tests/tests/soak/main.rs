@@ -1,0 +1,246 @@
+//! Random work, chains of incremental backups, and whether each comes back as the server was.
+//!
+//! A round takes a full backup, then up to eight links of a chain with random work before each. Right after a link, with nobody writing,
+//! the restored files are compared with the server's own, page by page, before anything is replayed: replay would hide a page that was
+//! missed. Then the last link is started and asked: contents, indexes against heaps, visibility maps. Some links are audited, some
+//! are differential, some are made with maps missing.
+//!
+//! `PGKEEP_SEED` chooses the rounds; `PGKEEP_SOAK_ROUNDS` (3) how many; `PGKEEP_SOAK_SECONDS` ends them earlier. What fails says its seed:
+//! `PGKEEP_SEED=N PGKEEP_SOAK_ROUNDS=1` repeats it.
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
+
+mod compare;
+mod workload;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::postgres::Lsn;
+use compare::{Compared, compare};
+use system_tests::story::label;
+use system_tests::{Cluster, Options, RepoOptions, Scratch, Story, mutilate};
+use workload::{Dice, Workload};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn every_link_of_random_chains_comes_back_as_the_server_was() {
+    let first = number("PGKEEP_SEED").unwrap_or(20_261_126);
+    let rounds = number("PGKEEP_SOAK_ROUNDS").unwrap_or(3);
+    let limit = number("PGKEEP_SOAK_SECONDS").map(Duration::from_secs);
+    let (begun, mut links, mut pages, mut done) = (Instant::now(), 0, 0, 0);
+    for seed in first..first + rounds {
+        if limit.is_some_and(|limit| begun.elapsed() > limit) {
+            break;
+        }
+        let since = Instant::now();
+        let Some(round) = round(seed) else { continue };
+        done += 1;
+        links += round.0;
+        pages += round.1;
+        println!(
+            "round {seed}: {} links, {} pages, {:.1} s",
+            round.0,
+            round.1,
+            since.elapsed().as_secs_f64()
+        );
+    }
+    println!(
+        "{done} rounds, {links} links, {pages} pages compared, {:.0} s",
+        begun.elapsed().as_secs_f64()
+    );
+    assert!(rounds == 0 || done > 0, "no round was made");
+}
+
+/// One round; says how many links were made, and how many pages compared. `None` where the version is not there.
+fn round(seed: u64) -> Option<(u64, u64)> {
+    let mut dice = Dice::new(seed);
+    let server = workload::server(&mut dice)?;
+    let options = Options {
+        checksums: dice.below(2) == 0,
+        segment_size_mb: [1, 16][dice.below(2) as usize],
+        conf: vec![
+            "max_prepared_transactions = 5".into(),
+            format!("wal_log_hints = {}", ["on", "off"][dice.below(2) as usize]),
+            "shared_buffers = 16MB".into(),
+            "min_wal_size = 32MB".into(),
+        ],
+        ..Options::default()
+    };
+    println!("round {seed}: PostgreSQL {}, {options:?}", server.major);
+    let encrypted = dice.below(3) == 0;
+    let scratch = Scratch::new(&format!("soak{seed}"));
+    let story = Story::within(scratch.clone(), &server, options, |site| {
+        let local = RepoOptions::new("local");
+        site.repository(if encrypted { local.encrypted() } else { local })
+    });
+    let cluster = &story.cluster;
+    let space = scratch.path("space");
+    let mut work = Workload::begin(cluster, &story.site, &space, Dice::new(seed ^ 0x5eed));
+    take(&story, &["--type", "full"], &work);
+    let links = 1 + dice.below(8);
+    let mut compared = 0;
+    for link in 1..=links {
+        let steps = dice.below(12);
+        work.steps(steps);
+        if dice.below(8) == 0 {
+            work.done.push("maps are lost".to_owned());
+            lose_maps(&story, &mut dice);
+        }
+        work.settle();
+        let mut arguments = vec!["--type", if dice.below(6) == 0 { "diff" } else { "incr" }];
+        if dice.below(3) == 0 {
+            arguments.push("--audit");
+        }
+        work.done.push(format!("-- link {link}: {arguments:?}"));
+        let backup = take(&story, &arguments, &work);
+        compared += check_link(&story, &backup, &space, &work);
+        if link == links {
+            check_started(&story, &backup, &space, &work);
+        }
+    }
+    Some((links, compared))
+}
+
+fn context(work: &Workload<'_>) -> String {
+    work.done.join("\n")
+}
+
+/// Takes a backup, which must be good; says its label.
+fn take(story: &Story, arguments: &[&str], work: &Workload<'_>) -> String {
+    let ran = story.tool("base-backup").args(arguments).run();
+    assert!(ran.code == Some(0), "{}\n{}", ran.report(), context(work));
+    label(&ran)
+}
+
+/// Damages or removes some of the maps that are stored: a backup has to read more, and be right.
+fn lose_maps(story: &Story, dice: &mut Dice) {
+    for map in story.site.repo().matching(".map.zst") {
+        match dice.below(4) {
+            0 => mutilate::remove(&map),
+            1 => mutilate::flip_middle_bit(&map),
+            _ => {}
+        }
+    }
+}
+
+fn mapped(space: &Path, to: &Path) -> String {
+    format!("{}={}", space.display(), to.display())
+}
+
+/// Restores a link without starting it, and compares its files with the server's.
+fn check_link(story: &Story, backup: &str, space: &Path, work: &Workload<'_>) -> u64 {
+    story.cluster.checkpoint();
+    let (to, to_space) = (
+        story.scratch.path(&format!("r-{backup}")),
+        story.scratch.path(&format!("s-{backup}")),
+    );
+    let ran = story
+        .restore_to(
+            &to,
+            &[
+                "--backup",
+                backup,
+                "--target-immediate",
+                "--tablespace",
+                &mapped(space, &to_space),
+            ],
+        )
+        .run();
+    assert!(ran.code == Some(0), "{}\n{}", ran.report(), context(work));
+    let document = fs::read(story.site.repo().path(&format!("backup/{backup}/backup.json"))).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
+    let start: Lsn = document["start_lsn"].as_str().unwrap().parse().unwrap();
+    let unlogged = unlogged(&story.cluster);
+    let is_unlogged = |path: &str| {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let number: String = name.chars().take_while(char::is_ascii_digit).collect();
+        !name.contains("_init") && unlogged.contains(&number)
+    };
+    let mut compared = Compared::default();
+    for below in ["base", "global"] {
+        compare(
+            &story.cluster.data().join(below),
+            &to.join(below),
+            start,
+            &is_unlogged,
+            &mut compared,
+        );
+    }
+    compare(space, &to_space, start, &is_unlogged, &mut compared);
+    assert!(
+        compared.differences.is_empty(),
+        "{backup}, of {} pages:\n{}\n{}",
+        compared.pages,
+        compared.differences.join("\n"),
+        context(work)
+    );
+    assert!(
+        compared.later * 10 < compared.pages,
+        "{} of {} pages changed since",
+        compared.later,
+        compared.pages
+    );
+    fs::remove_dir_all(&to).unwrap();
+    fs::remove_dir_all(&to_space).unwrap();
+    compared.pages
+}
+
+/// The files of relations that come back empty: unlogged tables, and their indexes and TOAST tables.
+fn unlogged(cluster: &Cluster) -> Vec<String> {
+    let rows = cluster.query("SELECT pg_relation_filenode(oid)::text FROM pg_class WHERE relpersistence = 'u'");
+    rows.into_iter().flatten().flatten().collect()
+}
+
+/// Starts a restored link and asks it.
+fn check_started(story: &Story, backup: &str, space: &Path, work: &Workload<'_>) {
+    let databases = "SELECT datname FROM pg_database WHERE datallowconn AND datname <> 'template1' ORDER BY 1";
+    let databases: Vec<String> = story.cluster.query(databases).into_iter().flatten().flatten().collect();
+    let expected: Vec<_> = databases.iter().map(|name| story.cluster.checksum(name)).collect();
+    story.archive_all();
+    let to_space = story.scratch.path("started-space");
+    let restored = story.promoted(
+        "started",
+        &[
+            "--backup",
+            backup,
+            "--target-immediate",
+            "--target-action",
+            "promote",
+            "--tablespace",
+            &mapped(space, &to_space),
+        ],
+    );
+    for (name, expected) in databases.iter().zip(&expected) {
+        assert_eq!(
+            &restored.checksum(name),
+            expected,
+            "{backup}, database {name}\n{}",
+            context(work)
+        );
+    }
+    restored.sql("CREATE EXTENSION amcheck; CREATE EXTENSION pg_visibility");
+    let indexes = restored.query(
+        "SELECT c.oid::regclass::text, bt_index_check(c.oid, true)::text FROM pg_class c
+         JOIN pg_am a ON a.oid = c.relam JOIN pg_index i ON i.indexrelid = c.oid
+         WHERE a.amname = 'btree' AND c.relkind = 'i' AND c.relpersistence = 'p' AND i.indisvalid",
+    );
+    assert!(indexes.len() > 50);
+    let wrong = restored.query(
+        "SELECT c.oid::regclass::text, (SELECT count(*) FROM pg_check_visible(c.oid))::text,
+                (SELECT count(*) FROM pg_check_frozen(c.oid))::text
+         FROM pg_class c WHERE c.relkind IN ('r', 't', 'm') AND c.relpersistence = 'p'",
+    );
+    for row in &wrong {
+        let counts = [row[1].as_deref(), row[2].as_deref()];
+        assert_eq!(
+            counts,
+            [Some("0"), Some("0")],
+            "visibility of {row:?}\n{}",
+            context(work)
+        );
+    }
+}
