@@ -483,10 +483,10 @@ fn a_lock_is_prolonged_for_the_version_that_counts() {
     store.put_new(&object, b"first").unwrap();
     // Somebody puts another version over it, which does not count.
     let target = "/backups/pg/main/backup/20261120T020000Z-full-3f9a1c/manifest.zst";
-    moto.request("PUT", target, "", "second");
+    assert_eq!(moto.request("PUT", target, SOMEBODY, "second").0, 200);
     let until = UtcTime::now().plus(DAY * 30).whole_seconds();
     store.renew_lock(&object, until).unwrap();
-    let (_, versions) = moto.request("GET", "/backups?versions&prefix=pg/main/backup", "", "");
+    let (_, versions) = moto.request("GET", "/backups?versions&prefix=pg/main/backup", SOMEBODY, "");
     let ids: Vec<&str> = versions
         .split("<VersionId>")
         .skip(1)
@@ -503,4 +503,33 @@ fn a_lock_is_prolonged_for_the_version_that_counts() {
     let unlocked = open(&settings(moto.endpoint(), &scratch));
     let refused = unlocked.renew_lock(&object, until).unwrap_err();
     assert_eq!(refused.kind(), Kind::Config);
+}
+
+#[test]
+fn what_was_overwritten_or_deleted_is_listed() {
+    let scratch = Scratch::new("overlaid");
+    let Some(moto) = locking(&scratch) else { return };
+    let store = open(&locked(&moto, &scratch));
+    for name in ["one", "two", "three"] {
+        store.put_new(&key(&format!("main/backup/{name}")), b"first").unwrap();
+    }
+    assert_eq!(
+        moto.request("PUT", "/backups/pg/main/backup/one", SOMEBODY, "second").0,
+        200
+    );
+    assert_eq!(
+        moto.request("DELETE", "/backups/pg/main/backup/three", SOMEBODY, "").0,
+        204
+    );
+    let mut found = Vec::new();
+    store
+        .list_overlaid(Some(&key("main")), &mut |key, over| {
+            found.push((key.to_string(), over));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(
+        found,
+        [("main/backup/one".to_owned(), 1), ("main/backup/three".to_owned(), 1)]
+    );
 }

@@ -37,6 +37,9 @@ mod restore;
 #[path = "../../../bins/sync/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod sync;
+#[path = "../../../bins/verify/src/args.rs"]
+#[allow(dead_code, missing_docs)]
+mod verify;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
@@ -68,6 +71,7 @@ fn commands() -> Vec<Command> {
         prune::Args::command(),
         restore::Args::command(),
         sync::Args::command(),
+        verify::Args::command(),
     ]
 }
 

@@ -121,7 +121,7 @@ fn masked(page: &[u8]) -> Vec<u8> {
     let (Some(lower), Some(special)) = (word(&page, 12), word(&page, 16)) else {
         return page;
     };
-    if page.len() < PAGE || lower < 24 || lower > PAGE || special > PAGE {
+    if page.len() < PAGE || !(24..=PAGE).contains(&lower) || special > PAGE {
         return page;
     }
     // pd_checksum, pd_flags, pd_prune_xid.

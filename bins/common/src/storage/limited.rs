@@ -140,6 +140,10 @@ impl Store for LimitedStore {
         self.inner.list(prefix, each)
     }
 
+    fn list_overlaid(&self, prefix: Option<&Key>, each: &mut dyn FnMut(Key, usize) -> Result<()>) -> Result<()> {
+        self.inner.list_overlaid(prefix, each)
+    }
+
     fn children(&self, prefix: Option<&Key>) -> Result<Vec<String>> {
         self.inner.children(prefix)
     }

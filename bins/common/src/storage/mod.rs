@@ -204,6 +204,16 @@ pub trait Store: Send + Sync {
     /// Everything that keeps the listing from being complete.
     fn list(&self, prefix: Option<&Key>, each: &mut dyn FnMut(Key, Stat) -> Result<()>) -> Result<()>;
 
+    /// Shows the objects below `prefix` that were overwritten or deleted in a store that keeps versions, with how many versions and marks
+    /// lie over the one that counts. Other stores have none.
+    ///
+    /// # Errors
+    /// Everything that keeps the listing from being complete.
+    fn list_overlaid(&self, prefix: Option<&Key>, each: &mut dyn FnMut(Key, usize) -> Result<()>) -> Result<()> {
+        let _ = (prefix, each);
+        Ok(())
+    }
+
     /// The names directly below `prefix`, of objects and of what has objects below it, sorted.
     ///
     /// # Errors

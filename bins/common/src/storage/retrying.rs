@@ -258,6 +258,10 @@ impl Store for RetryingStore {
         refused.map_or(outcome, Err)
     }
 
+    fn list_overlaid(&self, prefix: Option<&Key>, each: &mut dyn FnMut(Key, usize) -> Result<()>) -> Result<()> {
+        self.retry("list", prefix, || self.inner.list_overlaid(prefix, each))
+    }
+
     fn children(&self, prefix: Option<&Key>) -> Result<Vec<String>> {
         self.retry("list", prefix, || self.inner.children(prefix))
     }

@@ -553,6 +553,13 @@ impl Store for BucketStore {
         Ok(())
     }
 
+    fn list_overlaid(&self, prefix: Option<&Key>, each: &mut dyn FnMut(Key, usize) -> Result<()>) -> Result<()> {
+        match self.versioned() {
+            Some(bucket) => self.overlaid(bucket, prefix, each),
+            None => Ok(()),
+        }
+    }
+
     fn children(&self, prefix: Option<&Key>) -> Result<Vec<String>> {
         if let Some(bucket) = self.versioned() {
             return self.children_of_all_versions(bucket, prefix);

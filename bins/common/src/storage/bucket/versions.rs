@@ -92,6 +92,48 @@ impl BucketStore {
         }
     }
 
+    /// Shows the objects below `prefix` over whose oldest version something lies.
+    pub(super) fn overlaid(
+        &self,
+        bucket: &Bucket,
+        prefix: Option<&Key>,
+        each: &mut dyn FnMut(Key, usize) -> Result<()>,
+    ) -> Result<()> {
+        let below = self.below(prefix)?;
+        let mut versions: Vec<Version> = Vec::new();
+        let mut show = |versions: &mut Vec<Version>| -> Result<()> {
+            if let Some(Found {
+                over: over @ 1..,
+                oldest,
+            }) = oldest_of(versions)
+                && let Ok(path) = object_store::path::Path::parse(&oldest.key)
+                && let Some(key) = self.key(&path)
+            {
+                each(key, over)?;
+            }
+            versions.clear();
+            Ok(())
+        };
+        let mut from = None;
+        loop {
+            let list = bucket.versions(&below, "", from.as_ref());
+            let mut page = self.run("list", prefix, list).map_err(super::never_absent)?;
+            // Some stores list the delete markers of a page behind its versions.
+            page.found
+                .sort_by(|a, b| a.key.cmp(&b.key).then_with(|| b.modified.cmp(&a.modified)));
+            for version in page.found {
+                if versions.last().is_some_and(|last| last.key != version.key) {
+                    show(&mut versions)?;
+                }
+                versions.push(version);
+            }
+            from = page.next;
+            if from.is_none() {
+                return show(&mut versions);
+            }
+        }
+    }
+
     /// The names directly below `prefix` that have a version which is no delete marker.
     pub(super) fn children_of_all_versions(&self, bucket: &Bucket, prefix: Option<&Key>) -> Result<Vec<String>> {
         let below = self.below(prefix)?;
