@@ -119,8 +119,10 @@ impl BucketStore {
             let list = bucket.versions(&below, "", from.as_ref());
             let mut page = self.run("list", prefix, list).map_err(super::never_absent)?;
             // Some stores list the delete markers of a page behind its versions.
-            page.found
-                .sort_by(|a, b| a.key.cmp(&b.key).then_with(|| b.modified.cmp(&a.modified)));
+            page.found.sort_by(|a, b| {
+                let newest_first = b.modified.cmp(&a.modified).then(b.is_marker.cmp(&a.is_marker));
+                a.key.cmp(&b.key).then(newest_first)
+            });
             for version in page.found {
                 if versions.last().is_some_and(|last| last.key != version.key) {
                     show(&mut versions)?;
