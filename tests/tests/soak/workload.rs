@@ -141,7 +141,8 @@ impl<'a> Workload<'a> {
             }
             30 => {
                 self.done.push("crash and restart".to_owned());
-                self.cluster.kill9();
+                // Without a checkpoint, so that recovery follows.
+                self.cluster.stop(Stop::Immediate);
                 self.cluster.start();
             }
             31 => self.new_timeline(),
