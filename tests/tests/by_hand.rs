@@ -97,7 +97,7 @@ struct Story {
 }
 
 impl Story {
-    fn tell(name: &str, server: &Server, repository: RepoOptions) -> Story {
+    fn tell(name: &str, server: &Server, repository: RepoOptions, chain: u32) -> Story {
         let scratch = Scratch::new(name);
         let cluster = Cluster::create(&scratch, server, Options::default());
         let site = Site::new(&scratch, &cluster).repository(repository);
@@ -111,6 +111,14 @@ impl Story {
             "CREATE TABLE outside TABLESPACE elsewhere AS SELECT n, n::text AS t FROM generate_series(1, 20000) AS n",
         );
         site.tool("base-backup").run().expect_code(0);
+        for link in 0..chain {
+            cluster.sql(&format!(
+                "UPDATE inside SET pad = pad || 'y' WHERE n % 997 = {link}; CREATE TABLE more{link} AS SELECT 1 AS n"
+            ));
+            cluster.sql("DELETE FROM outside WHERE n % 1999 = 0");
+            let ran = site.tool("base-backup").args(["--type", "incr"]).run().expect_code(0);
+            assert!(ran.stdout.contains("-incr-"), "{}", ran.report());
+        }
         cluster.sql("INSERT INTO inside SELECT n, 'after the backup' FROM generate_series(1, 100) AS n");
         cluster.sql("UPDATE outside SET t = 'changed' WHERE n % 10 = 0");
         let then = cluster.checksum("postgres");
@@ -213,9 +221,9 @@ fn tools_are_here() -> Option<Server> {
     Server::need(15)
 }
 
-fn to_the_end(name: &str, repository: RepoOptions) {
+fn to_the_end(name: &str, repository: RepoOptions, chain: u32) {
     let Some(server) = tools_are_here() else { return };
-    let story = Story::tell(name, &server, repository);
+    let story = Story::tell(name, &server, repository, chain);
     let restored = story.follow(None);
     assert_eq!(restored.contents(), story.last);
     assert_eq!(restored.query("SHOW archive_mode"), "off");
@@ -226,9 +234,9 @@ fn to_the_end(name: &str, repository: RepoOptions) {
     );
 }
 
-fn to_a_moment(name: &str, repository: RepoOptions) {
+fn to_a_moment(name: &str, repository: RepoOptions, chain: u32) {
     let Some(server) = tools_are_here() else { return };
-    let story = Story::tell(name, &server, repository);
+    let story = Story::tell(name, &server, repository, chain);
     let restored = story.follow(Some(&story.moment));
     assert_eq!(restored.contents(), story.then);
     let oid = restored.query("SELECT oid FROM pg_tablespace WHERE spcname = 'elsewhere'");
@@ -240,29 +248,39 @@ fn to_a_moment(name: &str, repository: RepoOptions) {
 
 #[test]
 fn the_page_recovers_a_clear_repository_to_the_end_of_wal() {
-    to_the_end("by_hand_clear", RepoOptions::new("local"));
+    to_the_end("by_hand_clear", RepoOptions::new("local"), 0);
 }
 
 #[test]
 fn the_page_recovers_an_encrypted_repository_to_the_end_of_wal() {
-    to_the_end("by_hand_encrypted", RepoOptions::new("local").encrypted());
+    to_the_end("by_hand_encrypted", RepoOptions::new("local").encrypted(), 0);
 }
 
 #[test]
 fn the_page_recovers_a_clear_repository_to_a_moment_in_the_past() {
-    to_a_moment("by_hand_clear_time", RepoOptions::new("local"));
+    to_a_moment("by_hand_clear_time", RepoOptions::new("local"), 2);
 }
 
 #[test]
 fn the_page_recovers_an_encrypted_repository_to_a_moment_in_the_past() {
-    to_a_moment("by_hand_encrypted_time", RepoOptions::new("local").encrypted());
+    to_a_moment("by_hand_encrypted_time", RepoOptions::new("local").encrypted(), 0);
+}
+
+#[test]
+fn the_page_recovers_from_the_last_link_of_a_chain() {
+    to_the_end("by_hand_chain", RepoOptions::new("local"), 3);
+}
+
+#[test]
+fn the_page_recovers_from_an_encrypted_chain() {
+    to_the_end("by_hand_sealed_chain", RepoOptions::new("local").encrypted(), 2);
 }
 
 #[test]
 fn the_pages_command_says_absent_only_of_what_it_knows_to_be_absent() {
     let Some(server) = tools_are_here() else { return };
     for options in [RepoOptions::new("local"), RepoOptions::new("local").encrypted()] {
-        let story = Story::tell("by_hand_fetch", &server, options);
+        let story = Story::tell("by_hand_fetch", &server, options, 0);
         drop(story.follow(None));
         absent_or_unknown(&story);
     }
