@@ -14,7 +14,6 @@ use common::repository::catalog::{self, Catalog};
 use common::repository::{BackupType, Label, Nonce, Repository};
 use common::time::UtcTime;
 
-use crate::base::chain::Chain;
 use crate::base::choose::{self, Asked, Choice};
 use crate::base::lean::{in_all, usable};
 use crate::making::Making;
@@ -22,6 +21,7 @@ use crate::plan::{Decision, Newest, Where, judge_age, judge_role};
 use crate::result::Ended;
 use crate::role::{Role, ask_patroni};
 use crate::server;
+use common::repository::chain::Chain;
 
 /// What was asked for.
 #[derive(Debug, Clone)]

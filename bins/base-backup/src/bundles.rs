@@ -9,7 +9,7 @@ use common::repository::Label;
 use common::repository::bundle::BundleWriter;
 use common::repository::writer::{BackupWriter, Copies};
 
-use crate::base::chain::Chain;
+use common::repository::chain::Chain;
 
 /// A bundle's index is kept in memory, so it takes no more members than this.
 const BUNDLE_MEMBERS: u32 = 50_000;

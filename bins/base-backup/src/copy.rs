@@ -20,7 +20,6 @@ use common::sorter::Sorted;
 use common::time::UtcTime;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
-use crate::base::digests::Digests;
 use crate::bundles::{Bundles, Output};
 use crate::damage::Damage;
 use crate::earlier::{self, Earlier};
@@ -29,6 +28,7 @@ use crate::item::Item;
 use crate::pages::{FileCheck, Judge, ReadAt};
 use crate::tally::Tally;
 use crate::task::Task;
+use common::repository::digests::Digests;
 
 /// Damaged pages of one file are listed by at most so many runs.
 const LISTED_RUNS: usize = 20;

@@ -23,8 +23,6 @@ use common::time::UtcTime;
 use common::units::ByteSize;
 
 use crate::backup::{Chosen, Request, Surroundings};
-use crate::base::chain::{Chain, KeptManifest};
-use crate::base::digests::Digests;
 use crate::bundles::Output;
 use crate::copy::{Copying, attributes};
 use crate::earlier::Earlier;
@@ -35,6 +33,8 @@ use crate::result::{Ended, Made};
 use crate::role::Role;
 use crate::server;
 use crate::tally::Tally;
+use common::repository::chain::{Chain, KeptManifest};
+use common::repository::digests::Digests;
 
 /// What the manifest may take of the memory while it grows, in bytes; the rest is on disk.
 const MANIFEST_MEMORY_BYTES: usize = 8 << 20;

@@ -4,7 +4,7 @@
 //! it. It may have changed meanwhile, as any page may while a backup runs: replay mends that.
 
 use common::codec::FRAME_BYTES;
-use common::digest::{crc32c, crc32c_combine, xxh3_128};
+use common::digest::{crc32c, crc32c_combine};
 use common::error::{Context, Error, Kind, Result, chain};
 use common::postgres::page::page_lsn;
 use common::postgres::relation::{Fork, RelationFile, relation_file};
@@ -13,7 +13,6 @@ use common::repository::index::BLOCK_BYTES;
 use common::repository::manifest::{File, Node, Range};
 
 use crate::base::cut::cut;
-use crate::base::digests::BlockDigests;
 use crate::bundles::Bundles;
 use crate::copy::{Copying, attributes};
 use crate::damage::Damage;
@@ -23,6 +22,7 @@ use crate::pages::{FileCheck, ReadAt, read_full};
 use crate::take::{Blocks, Take, runs};
 use crate::tally::Tally;
 use crate::task::Task;
+use common::repository::digests::BlockDigests;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// A file of which more than so many percent differ is stored whole.
@@ -286,12 +286,7 @@ impl Copying<'_> {
 
 /// Whether the base holds just these bytes as block `number`.
 fn is_held(base: &File, digests: &BlockDigests, number: u64, block: &[u8]) -> bool {
-    if number * BLOCK >= base.size || digests.length(number) != block.len() as u64 {
-        return false;
-    }
-    let Some(digest) = digests.of(number) else { return false };
-    digest.get(..16) == Some(&xxh3_128(block).to_bytes()[..])
-        && digest.get(16..) == Some(&crc32c(block).to_le_bytes()[..])
+    number * BLOCK < base.size && digests.holds(number, block)
 }
 
 /// Cuts a file of `size` bytes into what the base holds and what is to be stored.

@@ -75,7 +75,7 @@ pub struct Args {
     #[arg(long, value_name = "CONNINFO", requires = "standby")]
     pub primary_conninfo: Option<String>,
 
-    /// Keep what the directory holds, and fetch only blocks that differ (not in this version: refused)
+    /// Keep what the directory of a stopped server holds, and fetch and write only blocks that differ; what the backup does not have goes
     #[arg(long)]
     pub delta: bool,
 

@@ -16,6 +16,9 @@ use common::digest::crc32c_append;
 use common::error::{Context, Error, Kind, Result, chain};
 use common::interrupt;
 use common::repository::backup::{self, BackupInfo};
+use common::repository::digests::{BlockDigests, Digests};
+use common::repository::index::BLOCK_BYTES;
+use common::repository::manifest::Range;
 use common::repository::reader::{self, Bundle};
 use common::repository::{Label, Repository};
 use common::sorter::Sorted;
@@ -60,6 +63,18 @@ impl<'a> Sources<'a> {
             .and_then(|number| self.labels.get(number))
             .copied();
         label.ok_or_else(|| Error::new(Kind::Failed, "a piece belongs to no backup"))
+    }
+
+    /// Where a piece lies, as a manifest says it.
+    fn range(&self, piece: &Piece) -> Result<Range> {
+        Ok(Range {
+            label: Some(self.label(piece.label)?),
+            bundle: piece.bundle,
+            offset: piece.offset,
+            file_offset: 0,
+            length: piece.length,
+            crc32c: piece.crc32c,
+        })
     }
 
     /// A backup's document; nothing if the repository has its objects without one, as an interrupted backup leaves them.
@@ -120,11 +135,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Fetches every piece; `done` counts bytes as they are written.
+/// Fetches every piece; `done` counts bytes as they are written. With `same` only blocks that differ from what is there.
 ///
 /// # Errors
 /// `Corrupt`, `NotFound` and the like if no repository has a bundle whole; else what writing gave.
-pub fn fetch(pieces: Sorted, sources: &Sources<'_>, layout: &Layout, jobs: usize, done: &AtomicU64) -> Result<()> {
+pub fn fetch(
+    pieces: Sorted,
+    sources: &Sources<'_>,
+    layout: &Layout,
+    (jobs, same): (usize, Same<'_>),
+    done: &AtomicU64,
+) -> Result<()> {
     let stop = AtomicBool::new(false);
     let failed: Mutex<Option<Error>> = Mutex::new(None);
     let (sender, receiver) = bounded::<Vec<Part>>(jobs);
@@ -143,6 +164,7 @@ pub fn fetch(pieces: Sorted, sources: &Sources<'_>, layout: &Layout, jobs: usize
                     open: None,
                     buffer: vec![0; STEP_BYTES],
                     done,
+                    same,
                 };
                 if let Err(error) = worker.work(&receiver, stop) {
                     fail(error);
@@ -195,7 +217,11 @@ struct Worker<'a> {
     open: Option<(usize, u32, u32, Bundle)>,
     buffer: Vec<u8>,
     done: &'a AtomicU64,
+    same: Same<'a>,
 }
+
+/// The digests by which blocks are known that are there already, and a counter of their bytes.
+pub type Same<'a> = Option<(&'a Digests<'a>, &'a AtomicU64)>;
 
 /// Where a failure came from: another repository helps against one of reading only.
 enum Trouble {
@@ -244,6 +270,7 @@ impl Worker<'_> {
         };
         let file = OpenOptions::new()
             .write(true)
+            .read(self.same.is_some())
             .create(true)
             .mode(0o600)
             .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
@@ -283,6 +310,17 @@ impl Worker<'_> {
     }
 
     fn copy(&mut self, at: usize, piece: &Piece, file: &File, expected: Option<u32>) -> Result<u32, Trouble> {
+        if let Some((digests, kept)) = self.same {
+            let range = self.sources.range(piece).map_err(Trouble::Reading)?;
+            match digests.of_range(&range) {
+                Ok(digests) => {
+                    let crc32c = self.copy_differing((at, piece), file, &digests, kept)?;
+                    return self.compare(piece, expected, crc32c);
+                }
+                // All of it is fetched then.
+                Err(error) => log::debug!("{}: {}", describe(piece), chain(&error)),
+            }
+        }
         let bundle = opened(&mut self.open, self.sources, (at, piece.label, piece.bundle)).map_err(Trouble::Reading)?;
         let mut crc32c = 0;
         let mut taken = 0u64;
@@ -298,6 +336,56 @@ impl Worker<'_> {
                 .map_err(|error| Trouble::Writing(Error::io(error, format!("write {step} bytes"))))?;
             taken += step as u64;
         }
+        self.compare(piece, expected, crc32c)
+    }
+
+    /// Reads what is there, and fetches the blocks of it that differ; returns the CRC32C of the whole.
+    fn copy_differing(
+        &mut self,
+        (at, piece): (usize, &Piece),
+        file: &File,
+        digests: &BlockDigests,
+        kept: &AtomicU64,
+    ) -> Result<u32, Trouble> {
+        let writing = |error| Trouble::Writing(Error::io(error, "compare what is there"));
+        let mut crc32c = 0;
+        let mut taken = 0u64;
+        while taken < piece.length {
+            let step = usize::try_from((piece.length - taken).min(STEP_BYTES as u64)).unwrap_or(STEP_BYTES);
+            let mut here = std::mem::take(&mut self.buffer);
+            let outcome = (|| {
+                let chunk = here.get_mut(..step).unwrap_or_default();
+                chunk.fill(0);
+                read_up_to(file, chunk, piece.file_offset + taken).map_err(writing)?;
+                let first = taken / BLOCK_BYTES as u64;
+                let same: Vec<bool> = (first..)
+                    .zip(chunk.chunks(BLOCK_BYTES))
+                    .map(|(number, block)| digests.holds(number, block))
+                    .collect();
+                for (from, to) in differing(&same) {
+                    let (from, to) = (from * BLOCK_BYTES, (to * BLOCK_BYTES).min(step));
+                    let part = chunk.get_mut(from..to).unwrap_or_default();
+                    let bundle = opened(&mut self.open, self.sources, (at, piece.label, piece.bundle));
+                    let position = piece.offset + taken + from as u64;
+                    bundle
+                        .and_then(|bundle| bundle.read_at(position, part))
+                        .map_err(Trouble::Reading)?;
+                    file.write_all_at(part, piece.file_offset + taken + from as u64)
+                        .map_err(|error| Trouble::Writing(Error::io(error, format!("write {} bytes", part.len()))))?;
+                }
+                let blocks = same.iter().filter(|same| **same).count() * BLOCK_BYTES;
+                kept.fetch_add(blocks.min(step) as u64, Ordering::Relaxed);
+                crc32c = crc32c_append(crc32c, chunk);
+                Ok(())
+            })();
+            self.buffer = here;
+            outcome?;
+            taken += step as u64;
+        }
+        Ok(crc32c)
+    }
+
+    fn compare(&self, piece: &Piece, expected: Option<u32>, crc32c: u32) -> Result<u32, Trouble> {
         match expected {
             Some(expected) if expected != crc32c => Err(Trouble::Reading(Error::new(
                 Kind::Corrupt,
@@ -309,6 +397,33 @@ impl Worker<'_> {
             _ => Ok(crc32c),
         }
     }
+}
+
+/// Runs of blocks that differ, first and behind the last; gaps of a frame or less are fetched with them.
+fn differing(same: &[bool]) -> Vec<(usize, usize)> {
+    const GAP: usize = common::codec::FRAME_BYTES / BLOCK_BYTES;
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for at in (0..same.len()).filter(|at| same.get(*at) == Some(&false)) {
+        match runs.last_mut() {
+            Some((_, end)) if at <= *end + GAP => *end = at + 1,
+            _ => runs.push((at, at + 1)),
+        }
+    }
+    runs
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_up_to(file: &File, into: &mut [u8], offset: u64) -> std::io::Result<()> {
+    let mut done = 0usize;
+    while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// The bundle, from where it was read last if it is the same one.

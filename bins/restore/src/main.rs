@@ -3,6 +3,7 @@
 mod archived;
 mod args;
 mod branches;
+mod delta;
 mod describe;
 mod fetch;
 mod home;
@@ -182,7 +183,8 @@ fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Resul
         own,
         archiving: home::judge_archiving(Some(false), own, false, &Home::default()),
         keep_out: keep_out(config)?,
-        ignore_space: args.ignore_space,
+        ignore_space: args.ignore_space || args.delta,
+        delta: args.delta,
         notes: args
             .target_xid
             .as_deref()
@@ -208,9 +210,6 @@ fn refuse_what_is_missing(args: &Args) -> Result<()> {
     let missing = |flag: &str, hint: &str| {
         Err(Error::new(Kind::Config, format!("this version cannot restore with {flag} yet")).hint(hint))
     };
-    if args.delta {
-        return missing("--delta", "restore into an empty directory without it");
-    }
     if !args.only_databases.is_empty() {
         return missing(
             "--only-database",

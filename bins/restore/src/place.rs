@@ -11,17 +11,24 @@ use common::error::{Context, Error, Kind, Result};
 
 use nix::unistd::AccessFlags;
 
+use common::postgres::SystemId;
+
+use crate::delta;
 use crate::layout::{Layout, MARKER, Root};
 
 /// Refuses a layout that must not or cannot be filled: a directory that holds something, lies in a server's or a
-/// repository's, or may not be written by this user. `keep_out`: the configured repositories, by name.
+/// repository's, or may not be written by this user. `keep_out`: the configured repositories, by name. With `delta` a cluster of that
+/// system may be there already.
 ///
 /// # Errors
 /// `Refused`; what looking gave.
-pub fn check(layout: &Layout, keep_out: &[(String, PathBuf)]) -> Result<()> {
+pub fn check(layout: &Layout, keep_out: &[(String, PathBuf)], delta: Option<SystemId>) -> Result<()> {
     for (root, path) in layout.roots() {
         check_outside(root, path, keep_out)?;
-        check_empty(root, path)?;
+        match delta {
+            Some(system) if delta::is_filled(path)? => delta::check(root, path, layout, system)?,
+            _ => check_empty(root, path)?,
+        }
         check_writable(root, path)?;
     }
     Ok(())

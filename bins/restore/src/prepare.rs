@@ -50,6 +50,8 @@ pub struct Order {
     pub keep_out: Vec<(String, PathBuf)>,
     /// Whether to go on where the plan finds too little space.
     pub ignore_space: bool,
+    /// Whether to keep what is there and is the same.
+    pub delta: bool,
     /// What the reader should know of how the request was understood.
     pub notes: Vec<String>,
     /// Number of workers.
@@ -248,7 +250,8 @@ impl Prepared<'_> {
     /// # Errors
     /// `Refused`; what looking gave.
     pub fn check_destination(&self, order: &Order) -> Result<()> {
-        place::check(&self.layout, &order.keep_out)?;
+        let system = if order.delta { Some(self.info.system()?) } else { None };
+        place::check(&self.layout, &order.keep_out, system)?;
         let short = |space: &&crate::show::Space| space.free_bytes < space.needed_bytes;
         match self.plan.space.iter().find(short) {
             Some(space) if !order.ignore_space => Err(Error::new(

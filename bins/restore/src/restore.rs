@@ -17,12 +17,15 @@ use common::interrupt;
 use common::postgres::manifest::manifest_path;
 use common::postgres::{BackupLabel, ControlFile, Major, ManifestWriter, WalRange, recovery};
 use common::progress::{self, Progress};
+use common::repository::chain::Chain;
+use common::repository::digests::Digests;
 use common::repository::manifest::{Entry, Node};
 use common::repository::reader;
 use common::sorter::{Sorted, Sorter};
 use common::time::UtcTime;
 use common::units::ByteSize;
 
+use crate::delta;
 use crate::fetch::{self, Sources};
 use crate::layout::{CONTROL, CONTROL_TEMPORARY, MARKER, Spot};
 use crate::piece::Piece;
@@ -46,13 +49,37 @@ impl Prepared<'_> {
     /// Whatever went wrong: PostgreSQL does not start on what is left then.
     pub fn run(&self, order: &Order) -> Result<()> {
         self.begin(order)?;
-        let pieces = self.make_directories()?;
+        if order.delta {
+            let removed = delta::clear(&self.layout, self.info.major, |each| self.each_entry(each))?;
+            log::debug!("{removed} files and directories that the backup does not have were removed");
+        }
+        let pieces = self.make_directories(order.delta)?;
         let done = AtomicU64::new(0);
+        let kept = AtomicU64::new(0);
+        let digests_in = Chain::new(&self.layout.data.join(delta::DIGESTS));
+        let digests = Digests::new(&digests_in, self.repositories.clone());
+        let same = order.delta.then_some((&digests, &kept));
         let sources = Sources::new(self.labels.clone(), self.repositories.clone());
         let progress = Progress::begin("restored", self.plan.size_bytes, order.on_terminal, Instant::now());
         progress::showing(progress, &done, || {
-            fetch::fetch(pieces, &sources, &self.layout, order.jobs, &done)
+            fetch::fetch(pieces, &sources, &self.layout, (order.jobs, same), &done)
         })?;
+        if order.delta {
+            let all = self.plan.size_bytes;
+            let kept = kept.into_inner();
+            log::info!(
+                "{} were there already, {} were fetched",
+                ByteSize(kept),
+                ByteSize(all.saturating_sub(kept))
+            );
+            let directory = self.layout.data.join(delta::DIGESTS);
+            match std::fs::remove_dir_all(&directory) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(error, format!("remove {}", directory.display())));
+                }
+                _ => {}
+            }
+        }
         self.finish_files()?;
         let settings = settings::recovery(
             &self.choice,
@@ -81,10 +108,15 @@ impl Prepared<'_> {
         }
         let text = format!(
             "A pgkeep restore of {} into this directory has begun and not ended. PostgreSQL cannot start on it.\n\
-             To try again, empty the directory first.\n",
+             To try again, empty the directory first, or use --delta.\n",
             self.info.label
         );
-        durable::write_new(&self.layout.data.join(MARKER), text.as_bytes(), 0o600).map_err(|error| match error.kind() {
+        let marker = self.layout.data.join(MARKER);
+        if order.delta {
+            durable::replace(&marker, text.as_bytes(), 0o600)?;
+            return self.remove_control();
+        }
+        durable::write_new(&marker, text.as_bytes(), 0o600).map_err(|error| match error.kind() {
             Kind::AlreadyExists => error
                 .with_kind(Kind::Busy)
                 .hint("another restore into this directory has just begun"),
@@ -92,8 +124,18 @@ impl Prepared<'_> {
         })
     }
 
+    /// What is there must not be started any more, before the first change.
+    fn remove_control(&self) -> Result<()> {
+        let control = self.layout.data.join(CONTROL);
+        match std::fs::remove_file(&control) {
+            Ok(()) => control.parent().map_or(Ok(()), durable::sync_dir),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io(error, format!("remove {}", control.display()))),
+        }
+    }
+
     /// Makes directories and empty files, and sorts what is to be fetched.
-    fn make_directories(&self) -> Result<Sorted> {
+    fn make_directories(&self, delta: bool) -> Result<Sorted> {
         let mut sorter = Sorter::new(SORT_BYTES, &self.layout.data);
         self.each_entry(|entry| {
             let Spot::At(path) = self.layout.spot(&entry.path)? else {
@@ -103,7 +145,10 @@ impl Prepared<'_> {
                 Node::Directory => make_directory(&path),
                 Node::Link(_) => Ok(()),
                 Node::File(file) => {
-                    if file.ranges.is_empty() {
+                    let is_there = delta && path.is_file();
+                    if is_there {
+                        fit_file(&path, file.size)?;
+                    } else if file.ranges.is_empty() {
                         create_file(&path)?;
                     }
                     if entry.path.starts_with(b"extra/") {
@@ -284,6 +329,17 @@ fn create_file(path: &Path) -> Result<()> {
     created.map(drop).context(|| format!("write {}", path.display()))
 }
 
+/// Gives a file that is there the size it will have, and lets it be written.
+fn fit_file(path: &Path, size: u64) -> Result<()> {
+    let doing = || format!("write {}", path.display());
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).context(doing)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+        .open(path);
+    file.and_then(|file| file.set_len(size)).context(doing)
+}
+
 /// Sets mode and time of a file whose bytes are all there.
 fn finish_file(path: &Path, entry: &Entry, size: u64) -> Result<()> {
     let open = || {
@@ -312,6 +368,9 @@ fn finish_file(path: &Path, entry: &Entry, size: u64) -> Result<()> {
 
 fn make_link(path: &Path, target: &Path) -> Result<()> {
     // pg_wal may be a directory in the manifest and a link here; its own directory was never made then.
+    if path.is_symlink() {
+        std::fs::remove_file(path).context(|| format!("remove link {}", path.display()))?;
+    }
     std::os::unix::fs::symlink(target, path).context(|| format!("link {} to {}", path.display(), target.display()))
 }
 

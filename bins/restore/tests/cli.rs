@@ -35,7 +35,6 @@ fn a_configuration_that_cannot_be_used_is_2() {
 #[test]
 fn what_this_version_lacks_is_refused_clearly() {
     let sample = Sample::empty(false);
-    sample.restore_to("pg", &["--delta"]).ended(2, &["--delta", "hint:"]);
     sample
         .restore_to("pg", &["--only-database", "x"])
         .ended(2, &["--only-database", "hint:"]);

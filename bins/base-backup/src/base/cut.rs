@@ -3,7 +3,7 @@
 use common::error::{Error, Kind, Result};
 use common::repository::manifest::{File, Range};
 
-use super::digests::BlockDigests;
+use common::repository::digests::BlockDigests;
 
 /// Where the bytes from `from` to `to` of the file lie. Both are multiples of a block, or the file's end.
 ///

@@ -8,7 +8,7 @@ use common::repository::catalog::Catalog;
 use common::repository::manifest::{ManifestReader, Source};
 use common::repository::{Label, Repository, reader};
 
-use super::chain::Chain;
+use common::repository::chain::Chain;
 
 /// The backups that every one of these catalogs has, with all they lean on; oldest first.
 pub fn in_all(catalogs: &[Catalog]) -> Vec<BackupInfo> {

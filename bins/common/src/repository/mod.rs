@@ -7,6 +7,8 @@
 pub mod backup;
 pub mod bundle;
 pub mod catalog;
+pub mod chain;
+pub mod digests;
 pub mod document;
 pub mod events;
 pub mod identity;

@@ -7,13 +7,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use common::digest::{Crc32cCombiner, crc32c_combine};
-use common::error::{Context, Error, Kind, Result, chain};
-use common::repository::index::{BLOCK_BYTES, Index};
-use common::repository::manifest::{self, Range};
-use common::repository::{Label, Repository, backup, reader};
+use crate::digest::{Crc32cCombiner, crc32c, crc32c_combine, xxh3_128};
+use crate::error::{Context, Error, Kind, Result, chain};
+use crate::repository::index::{BLOCK_BYTES, Index};
+use crate::repository::manifest::{self, Range};
+use crate::repository::{Label, Repository, backup, reader};
 
-use super::chain::{Chain, is_sound};
+use crate::repository::chain::{Chain, is_sound};
 
 /// XXH3-128 in canonical form, then CRC32C, as in an index.
 pub const DIGEST_BYTES: usize = 20;
@@ -60,6 +60,20 @@ impl<'a> Digests<'a> {
         Ok(BlockDigests {
             bytes,
             size: file.size,
+            combiner: Crc32cCombiner::new(BLOCK),
+        })
+    }
+
+    /// The digests of the blocks of one range, as if it were a file.
+    ///
+    /// # Errors
+    /// As [`Digests::of`].
+    pub fn of_range(&self, range: &Range) -> Result<BlockDigests> {
+        let mut bytes = Vec::new();
+        self.append(range, &mut bytes)?;
+        Ok(BlockDigests {
+            bytes,
+            size: range.length,
             combiner: Crc32cCombiner::new(BLOCK),
         })
     }
@@ -169,6 +183,15 @@ impl BlockDigests {
         self.bytes.get(from..from + DIGEST_BYTES)
     }
 
+    /// Whether block `number` holds just these bytes.
+    pub fn holds(&self, number: u64, block: &[u8]) -> bool {
+        let known = self.of(number).filter(|_| self.length(number) == block.len() as u64);
+        let Some((xxh3, crc)) = known.and_then(|digest| digest.split_at_checked(16)) else {
+            return false;
+        };
+        xxh3 == xxh3_128(block).to_bytes() && crc == crc32c(block).to_le_bytes()
+    }
+
     /// The length of that block, in bytes; the last one may be short.
     pub fn length(&self, block: u64) -> u64 {
         self.size.saturating_sub(block.saturating_mul(BLOCK)).min(BLOCK)
@@ -188,12 +211,12 @@ impl BlockDigests {
         Some(crc)
     }
 
-    #[cfg(test)]
+    /// Those of a file with this content: for tests, and for what is not stored yet.
     pub fn of_content(content: &[u8]) -> Self {
         let mut bytes = Vec::new();
         for block in content.chunks(BLOCK_BYTES) {
-            bytes.extend_from_slice(&common::digest::xxh3_128(block).to_bytes());
-            bytes.extend_from_slice(&common::digest::crc32c(block).to_le_bytes());
+            bytes.extend_from_slice(&xxh3_128(block).to_bytes());
+            bytes.extend_from_slice(&crc32c(block).to_le_bytes());
         }
         Self {
             bytes,
@@ -207,7 +230,6 @@ impl BlockDigests {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use common::digest::crc32c;
 
     #[test]
     fn the_checksum_of_any_run_of_blocks_is_that_of_its_bytes() {

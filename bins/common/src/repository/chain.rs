@@ -10,11 +10,11 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use common::digest::{crc32c, crc32c_append};
-use common::durable;
-use common::error::{Context, Result, chain};
-use common::repository::Label;
-use common::repository::backup::BackupInfo;
+use crate::digest::{crc32c, crc32c_append};
+use crate::durable;
+use crate::error::{Context, Result, chain};
+use crate::repository::Label;
+use crate::repository::backup::BackupInfo;
 
 /// The directory that holds it.
 #[derive(Debug, Clone)]
