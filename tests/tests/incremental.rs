@@ -299,3 +299,42 @@ fn wal_that_was_minimal_in_between_proves_nothing() {
     );
     assert_eq!(restored.checksum("postgres"), expected);
 }
+
+#[test]
+fn an_audit_fails_where_a_page_changed_behind_the_back_of_wal() {
+    let Some(server) = Server::need(15) else { return };
+    let options = Options {
+        checksums: false,
+        ..Options::default()
+    };
+    let story = Story::begin("audit_finds", &server, options);
+    let cluster = &story.cluster;
+    cluster.sql("CREATE TABLE t AS SELECT n, repeat('x', 500) AS t FROM generate_series(1, 1000) n; CHECKPOINT");
+    backup(&story, "full", &[]);
+    let path = cluster.query_one("SELECT pg_relation_filepath('t')");
+    cluster.sql("CREATE TABLE other AS SELECT 1 AS n");
+    let lsn = cluster.current_lsn();
+    let (high, low) = lsn.split_once('/').unwrap();
+    let half = |text: &str| u32::from_str_radix(text, 16).unwrap().to_le_bytes();
+    cluster.stop(system_tests::Stop::Fast);
+    // A page that somebody wrote, with an LSN between the two backups and no record of it.
+    let file = cluster.data().join(&path);
+    mutilate::overwrite(&file, 3 * 8192, &[half(high), half(low)].concat());
+    mutilate::overwrite(&file, 3 * 8192 + 5000, b"changed");
+    cluster.start();
+    let ran = story
+        .tool("base-backup")
+        .args(["--type", "incr", "--audit"])
+        .run()
+        .expect_code(1);
+    let ran = ran.expect_said("1 blocks that changed without WAL naming them");
+    let ran = ran.expect_said(&format!("block 3 of data/{path}"));
+    let audited = label(&ran);
+    story.archive_all();
+    let restored = story.restored("restored", &["--backup", &audited, "--target-immediate"]);
+    assert_eq!(
+        fs::read(restored.data().join(&path)).unwrap(),
+        fs::read(&file).unwrap(),
+        "this backup holds it"
+    );
+}
