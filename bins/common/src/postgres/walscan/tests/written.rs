@@ -228,3 +228,30 @@ fn a_segment_that_does_not_follow_its_neighbour_is_a_broken_link() {
     let doubt = join(&first, &stranger).unwrap().incomplete.map(|(_, doubt)| doubt);
     assert_eq!(doubt, Some(Doubt::PreviousLink));
 }
+
+#[test]
+fn a_truncation_gives_the_limit_of_the_heap_and_its_visibility_map() {
+    const SMGR: u8 = 2;
+    // xl_smgr_truncate: the first block that is cut off, the relation, and which forks.
+    let truncate = |flags: u32| {
+        let words = [70u32, 1663, 5, 16384, flags];
+        let main: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        map_of(&Record::new(SMGR, 0x21, &main)).changes
+    };
+    let limits = |changes: &Changes| -> Vec<(u8, Option<u32>)> {
+        changes
+            .relations
+            .iter()
+            .map(|change| {
+                let fork = change.fork;
+                assert_eq!((fork.tablespace, fork.database, fork.relation), (1663, 5, 16384));
+                (fork.fork, change.limit)
+            })
+            .collect()
+    };
+    assert_eq!(limits(&truncate(0x1)), [(0, Some(70))]);
+    assert_eq!(limits(&truncate(0x7)), [(0, Some(70)), (2, Some(0))]);
+    assert_eq!(limits(&truncate(0x2)), [(2, Some(0))]);
+    let unknown = truncate(0x8);
+    assert_eq!(unknown.needs_full.len(), 1, "a fork that is not known");
+}
