@@ -8,7 +8,7 @@
 #   PGKEEP_BENCH_JOBS      workers, here and there (2)
 #   PGKEEP_BENCH_SEGMENTS  WAL segments to archive, fetch and replay (48)
 #   PGKEEP_BENCH_DATA      data sets: "pgbench realistic"
-#   PGKEEP_BENCH_PARTS     parts: "backup restore push get recovery start"
+#   PGKEEP_BENCH_PARTS     parts: "backup restore incr push get recovery start"
 #
 # In a round every candidate runs once, in turn, so that what else the machine does hits all alike; a ratio is the median
 # of the ratios within rounds. MEASURE is the harness's `measure`: wall, CPU of the process with its children, and the
@@ -24,7 +24,7 @@ rounds=${PGKEEP_BENCH_ROUNDS:-5}
 jobs=${PGKEEP_BENCH_JOBS:-2}
 segments=${PGKEEP_BENCH_SEGMENTS:-48}
 read -ra sets <<<"${PGKEEP_BENCH_DATA:-pgbench realistic}"
-parts=" ${PGKEEP_BENCH_PARTS:-backup restore push get recovery start} "
+parts=" ${PGKEEP_BENCH_PARTS:-backup restore incr push get recovery start} "
 port=54391
 owner=postgres
 ((EUID == 0)) || owner=$(id -un)
@@ -148,6 +148,9 @@ fill_pgbench() {
     as_owner pgbench -i -q -s $((mb / 16 + 1)) >/dev/null 2>&1
     as_owner pgbench -n -c 4 -t 500 >/dev/null 2>&1
 }
+# A row on about every hundredth page.
+change_pgbench() { sql "update pgbench_accounts set abalance = abalance + 1 where aid % 6100 = $1"; }
+change_realistic() { sql "update people set balance = balance + 1 where id % 1000 = $1"; }
 write_pgbench() { as_owner pgbench -n -c 4 -t 2000 >/dev/null 2>&1; }
 
 # Rows as applications have them: names, addresses, times, amounts, documents.
@@ -277,6 +280,38 @@ part_restore() {
         sized "$base/restored"
         rm -rf "$base/restored"
     done
+}
+
+# A chain on the last full backup: each link after a hundredth of the pages changed, and another one after nothing did. Then the last
+# link and the full backup are restored.
+part_incr() {
+    local round one full
+    say "$set: incremental backup"
+    full=$(basename "$(ls -d "$base"/default/repository/main/backup/*-full-*)")
+    for ((round = 1; round <= rounds; round++)); do
+        "change_$set" "$round"
+        for one in default "${peers[@]}"; do
+            archive_to "$one"
+            for task in incr incr-idle; do
+                if [[ $one == default ]]; then
+                    take $task "$one" "$round" pgkeep-base-backup --config "$(pgkeep "$one")" --type incr -q
+                    sized "$(ls -d "$base/$one"/repository/main/backup/* | tail -n 1)"
+                else
+                    take $task "$one" "$round" pgbackrest --config="$base/$one.conf" --stanza=main --type=incr backup
+                    sized "$(readlink -f "$base/$one"/repository/backup/main/latest)"
+                fi
+            done
+        done
+    done
+    for ((round = 1; round <= rounds; round++)); do
+        for one in restore-full restore-incr; do
+            [[ $one == restore-full ]] && which=(--backup "$full") || which=()
+            take $one default "$round" pgkeep-restore --config "$(pgkeep default)" --to "$base/restored" --target-immediate -q "${which[@]}"
+            sized "$base/restored"
+            rm -rf "$base/restored"
+        done
+    done
+    archive_to plain
 }
 
 # A copy of the stopped cluster to recover from, then WAL, archived to a plain directory; then a directory that looks like
@@ -556,8 +591,9 @@ say "pgbackrest: $(command pgbackrest version), $(nproc) cores, load $load_befor
 
 for set in "${sets[@]}"; do
     prepare
-    wanted backup || wanted restore && part_backup
+    wanted backup || wanted restore || wanted incr && part_backup
     wanted restore && part_restore
+    wanted incr && part_incr
     if wanted push || wanted get || wanted recovery || wanted start; then
         make_wal
         wanted push && part_push
