@@ -212,7 +212,14 @@ fn tools() -> BTreeMap<String, BTreeSet<String>> {
                     line.split_whitespace()
                         .take_while(|word| word.starts_with(['-', '<', '[']))
                 })
-                .map(|word| word.trim_end_matches([',', '.']).to_owned())
+                // A value that may be left out stands in brackets behind the flag.
+                .map(|word| {
+                    word.split('[')
+                        .next()
+                        .unwrap_or(word)
+                        .trim_end_matches([',', '.'])
+                        .to_owned()
+                })
                 .filter(|word| word.starts_with('-'))
                 .collect();
             (name, flags)
