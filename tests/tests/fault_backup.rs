@@ -393,7 +393,7 @@ fn damaged_pages_are_named_by_file_and_block_and_the_backup_does_not_count() {
     heap.write_all_at(&rubbish, 7 * 8192).unwrap();
     mutilate::flip_bit(&file, 100 * 8192 + 4000, 2);
 
-    let ran = story.tool("base-backup").run().expect_code(1);
+    let ran = story.tool("base-backup").args(["--type", "full"]).run().expect_code(1);
     let damaged = label(&ran);
     for words in [path.as_str(), "0, 7, 100", "3 damaged pages"] {
         assert!(
@@ -407,7 +407,7 @@ fn damaged_pages_are_named_by_file_and_block_and_the_backup_does_not_count() {
     story.step("a program reads the same");
     let json = story
         .tool("base-backup")
-        .args(["--format", "json"])
+        .args(["--type", "full", "--format", "json"])
         .run()
         .expect_code(1)
         .json();

@@ -118,3 +118,43 @@ fn a_damaged_backup_json_holds_what_it_may_need_and_interrupted_backups_are_coll
         .expect_said(&format!("goes   unfinished {second}"));
     assert_eq!(story.site.repo().backups(), [third]);
 }
+
+#[test]
+fn sync_brings_back_nothing_that_prune_removed() {
+    let Some(server) = Server::need(15) else { return };
+    let story = Story::with("prune_sync", &server, Options::default(), |site| {
+        site.repository(RepoOptions::new("local"))
+            .repository(RepoOptions::new("short").line("retention = { full = 1 }"))
+    });
+    story.cluster.pgbench_init(1);
+    let old = taken(&story, "full");
+    story.cluster.pgbench_run(1, 20);
+    story.archive_all();
+    // Labels of one second sort by chance.
+    let second = || {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+    };
+    let begun = second();
+    system_tests::wait_until("the next second has come", system_tests::wait::PATIENCE, || {
+        second() > begun
+    });
+    let new = taken(&story, "full");
+    story.tool("prune").args(["--repository", "short"]).run().expect_code(0);
+    assert_eq!(story.site.repos[1].backups(), [new.as_str()]);
+    let before = story.site.repos[1].objects().len();
+    let ran = story
+        .tool("sync")
+        .args(["--from", "local", "--to", "short", "-v"])
+        .run()
+        .expect_code(0);
+    let ran = ran.expect_said(&format!(
+        "backup {old} is not copied: retention there would not keep it"
+    ));
+    assert!(ran.stdout.contains("copied 0 backups, 0 WAL files"), "{}", ran.report());
+    assert_eq!(story.site.repos[1].backups(), [new.as_str()]);
+    let left = story.site.repos[1].objects().len();
+    assert!(left <= before + 4, "{before} objects became {left}: leases only");
+}

@@ -71,7 +71,14 @@ impl Copying<'_> {
         if !changed.is_empty() && (mostly || size < LEAST_BYTES) {
             return Ok(None);
         }
-        let parts = parts(base, &digests, size, &changed)?;
+        let parts = match parts(base, &digests, size, &changed) {
+            Ok(parts) => parts,
+            Err(error) => {
+                let path = String::from_utf8_lossy(&task.item.path);
+                log::warn!("{path} is stored whole: {}", chain(&error));
+                return Ok(None);
+            }
+        };
         let (node, damage) = self.assemble(bundles, &task.item, file, size, parts, buffer)?;
         Ok(Some((node, kept.and(damage))))
     }

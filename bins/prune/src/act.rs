@@ -9,10 +9,10 @@ use common::postgres::{SegmentSize, SystemId, WalName};
 use common::repository::backup::BackupInfo;
 use common::repository::wal::{mapped_name, stored_name};
 use common::repository::{Label, Repository};
+use common::retention::wal::Needed;
 use common::storage::Key;
 
 use crate::plan::Removal;
-use crate::wal::Needed;
 
 /// What makes a backup one, or a dump: it goes first.
 const FIRST: [&str; 2] = ["backup.json", "dump.json"];

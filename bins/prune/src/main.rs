@@ -8,7 +8,6 @@ mod mark;
 mod plan;
 mod show;
 mod survey;
-mod wal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

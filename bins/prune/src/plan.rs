@@ -9,11 +9,11 @@ use common::postgres::{SegmentSize, SystemId};
 use common::repository::Label;
 use common::repository::backup::BackupInfo;
 use common::repository::wal::Range;
+use common::retention::wal::{self, Needed};
 use common::retention::{self, History, Verdict};
 
 use crate::garbage::{self, judge_dumps};
 use crate::survey::{Survey, SystemWal};
-use crate::wal::{self, Needed};
 
 /// The plan for one repository.
 pub struct Plan {

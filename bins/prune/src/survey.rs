@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::error::{Error, Kind, Result, chain};
 use common::postgres::{SegmentSize, SystemId, TimelineHistory, TimelineId};
 use common::repository::backup::{self, BackupInfo};
-use common::repository::events::{self, What};
+use common::repository::events;
 use common::repository::lease;
 use common::repository::wal::{self, WalList};
 use common::repository::{Label, Repository, catalog, reach};
@@ -85,7 +85,7 @@ pub fn survey(repository: &Repository, cache: &Path, now: UtcTime) -> Result<Sur
         backups: catalog.backups,
         unreadable: catalog.unreadable,
         left,
-        marks: marks(events.into_iter().map(|event| event.what)),
+        marks: events::marks(events.into_iter().map(|event| event.what)),
         wal,
         dumps: dumps(repository)?,
     })
@@ -122,22 +122,6 @@ fn compare_clocks(now: UtcTime, store: UtcTime) -> Result<()> {
         display_duration(apart)
     );
     Err(Error::new(Kind::Config, message).hint("set the clock that is wrong (NTP), and run it again"))
-}
-
-/// The marks that events leave, in their order.
-fn marks(events: impl Iterator<Item = What>) -> BTreeMap<Label, String> {
-    let mut marks: BTreeMap<Label, Vec<String>> = BTreeMap::new();
-    for event in events {
-        match event {
-            What::Keep { label, reason } => marks.entry(label).or_default().push(reason),
-            What::Unkeep { label } => {
-                marks.entry(label).or_default().pop();
-            }
-            _ => {}
-        }
-    }
-    let newest = |(label, mut reasons): (Label, Vec<String>)| Some((label, reasons.pop()?));
-    marks.into_iter().filter_map(newest).collect()
 }
 
 fn look_at(repository: &Repository, label: Label, holder: Option<&str>) -> Result<Left> {
@@ -191,21 +175,6 @@ fn dumps(repository: &Repository) -> Result<Vec<Dump>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn a_mark_is_taken_back_once_for_each_time_it_was_made() {
-        let label: Label = "20261120T020000Z-full-3f9a1c".parse().unwrap();
-        let keep = |reason: &str| What::Keep {
-            label,
-            reason: reason.to_owned(),
-        };
-        let unkeep = || What::Unkeep { label };
-        let of = |events: Vec<What>| marks(events.into_iter()).remove(&label);
-        assert_eq!(of(vec![keep("a"), keep("b")]).unwrap(), "b");
-        assert_eq!(of(vec![keep("a"), keep("b"), unkeep()]).unwrap(), "a");
-        assert_eq!(of(vec![keep("a"), unkeep(), unkeep(), keep("c")]).unwrap(), "c");
-        assert_eq!(of(vec![keep("a"), unkeep()]), None);
-    }
 
     #[test]
     fn clocks_more_than_ten_minutes_apart_are_refused() {

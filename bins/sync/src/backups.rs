@@ -5,11 +5,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::config::Retention;
 use common::error::{Context, Error, Kind, Result};
-use common::postgres::{SegmentNumber, WalName};
 use common::repository::backup::{self, BackupInfo, Intent, ObjectRecord};
 use common::repository::catalog::Catalog;
 use common::repository::{FORMAT, Label, Repository};
+use common::retention::wal::Needed;
+use common::retention::{self, History, Verdict};
 use common::time::UtcTime;
 
 use crate::copy::{Route, look_at};
@@ -30,14 +32,24 @@ pub struct Plan<'a> {
     pub copied: Vec<&'a BackupInfo>,
     /// Backups that stay behind, and why.
     pub skipped: Vec<(Label, String)>,
-    /// By system identifier: the first segment that a backup of the target needs.
-    pub oldest: BTreeMap<String, SegmentNumber>,
+    /// By system identifier: the WAL that the target's backups need.
+    pub needed: BTreeMap<String, Needed>,
 }
 
 /// Decides. Nothing damaged goes over, nothing whose base does not, and nothing twice.
 ///
-/// `writing` says whether somebody may still be writing an unfinished backup of the target.
-pub fn plan<'a>(ours: &'a Catalog, theirs: &Catalog, writing: impl Fn(&BackupInfo) -> bool) -> Plan<'a> {
+/// `writing` says whether somebody may still be writing an unfinished backup of the target; `kept` what the target's retention says of each
+/// backup that is here or there.
+///
+/// # Errors
+/// `Corrupt` if a backup says something impossible.
+pub fn plan<'a>(
+    ours: &'a Catalog,
+    theirs: &Catalog,
+    writing: impl Fn(&BackupInfo) -> bool,
+    kept: &[Verdict],
+) -> Result<Plan<'a>> {
+    let verdict = |info: &BackupInfo| kept.iter().find(|verdict| verdict.label == info.label);
     let mut plan = Plan::default();
     let mut there: BTreeSet<Label> = theirs.backups.iter().map(|info| info.label).collect();
     // Labels sort by time, and a backup leans on older ones only.
@@ -45,6 +57,8 @@ pub fn plan<'a>(ours: &'a Catalog, theirs: &Catalog, writing: impl Fn(&BackupInf
         let missing = info.references.iter().find(|label| !there.contains(label));
         let skipped = if there.contains(&info.label) {
             continue;
+        } else if verdict(info).is_some_and(|verdict| !verdict.is_kept()) {
+            Some("retention there would not keep it".to_owned())
         } else if !info.good {
             Some("it has damaged pages".to_owned())
         } else if theirs.unfinished.contains(&info.label) && writing(info) {
@@ -60,13 +74,42 @@ pub fn plan<'a>(ours: &'a Catalog, theirs: &Catalog, writing: impl Fn(&BackupInf
             }
         }
     }
+    let mut by_system: BTreeMap<String, Vec<(&BackupInfo, bool)>> = BTreeMap::new();
     for info in theirs.backups.iter().chain(plan.copied.iter().copied()) {
-        if let Some(first) = first_segment(info) {
-            let oldest = plan.oldest.entry(info.system_identifier.clone()).or_insert(first);
-            *oldest = first.min(*oldest);
+        let (stays, window) = verdict(info).map_or((true, true), |verdict| (verdict.is_kept(), verdict.window));
+        if stays {
+            by_system
+                .entry(info.system_identifier.clone())
+                .or_default()
+                .push((info, window));
         }
     }
-    plan
+    for (system, backups) in by_system {
+        plan.needed.insert(system, Needed::by(backups.into_iter())?);
+    }
+    Ok(plan)
+}
+
+/// What the target's retention says of every backup that is here or there.
+pub fn kept(
+    ours: &Catalog,
+    theirs: &Catalog,
+    policy: Option<&Retention>,
+    marks: &BTreeMap<Label, String>,
+    now: UtcTime,
+) -> Vec<Verdict> {
+    let only_here = ours.backups.iter().filter(|info| theirs.get(info.label).is_none());
+    let mut backups: Vec<BackupInfo> = theirs.backups.iter().chain(only_here).cloned().collect();
+    backups.sort_by_key(|info| info.label);
+    let unreadable: Vec<Label> = theirs.unreadable.iter().map(|(label, _)| *label).collect();
+    let history = History {
+        backups: &backups,
+        unreadable: &unreadable,
+        marks,
+        running: &[],
+        follows: &|_| true,
+    };
+    retention::judge(policy, &history, now)
 }
 
 /// Whether whoever began this backup in the target may still be at it: the intent names host and process.
@@ -79,14 +122,6 @@ pub fn may_be_written(target: &Repository, info: &BackupInfo, now: UtcTime) -> b
         // Without an intent there is nothing that anybody would commit.
         Err(error) if error.kind() == Kind::NotFound => false,
         _ => since < COMMITTING,
-    }
-}
-
-/// The number of the first segment that a backup needs.
-fn first_segment(info: &BackupInfo) -> Option<SegmentNumber> {
-    match WalName::parse(&info.wal.first).ok()? {
-        WalName::Segment(name) => name.number(info.wal_segment_size().ok()?),
-        _ => None,
     }
 }
 
@@ -207,6 +242,7 @@ fn copy_object(route: &Route<'_>, label: Label, object: &ObjectRecord, tally: &T
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use common::postgres::{SegmentSize, WalName};
 
     const BASE: &str = "20261101T020000Z-full-aaaaaa";
     const NEXT: &str = "20261102T020000Z-incr-bbbbbb";
@@ -240,20 +276,24 @@ mod tests {
     fn bases_go_first_and_what_is_there_stays() {
         let ours = catalog(vec![info(BASE, &[], true), info(NEXT, &[BASE], true)]);
         let nothing = |_: &BackupInfo| false;
-        assert_eq!(labels(&plan(&ours, &catalog(vec![]), nothing)), [BASE, NEXT]);
         assert_eq!(
-            labels(&plan(&ours, &catalog(vec![info(BASE, &[], true)]), nothing)),
+            labels(&plan(&ours, &catalog(vec![]), nothing, &[]).unwrap()),
+            [BASE, NEXT]
+        );
+        assert_eq!(
+            labels(&plan(&ours, &catalog(vec![info(BASE, &[], true)]), nothing, &[]).unwrap()),
             [NEXT]
         );
-        let plan = plan(&ours, &ours, nothing);
+        let plan = plan(&ours, &ours, nothing, &[]).unwrap();
         assert!(plan.copied.is_empty() && plan.skipped.is_empty());
-        assert_eq!(plan.oldest["7"], SegmentNumber(2));
+        let name = WalName::parse("000000010000000000000002").unwrap();
+        assert!(plan.needed["7"].keeps(&name, SegmentSize::new(16 << 20).unwrap()));
     }
 
     #[test]
     fn neither_damage_nor_what_leans_on_it_goes_over() {
         let ours = catalog(vec![info(BASE, &[], false), info(NEXT, &[BASE], true)]);
-        let plan = plan(&ours, &catalog(vec![]), |_| false);
+        let plan = plan(&ours, &catalog(vec![]), |_| false, &[]).unwrap();
         assert!(plan.copied.is_empty());
         assert_eq!(plan.skipped[0].1, "it has damaged pages");
         assert!(plan.skipped[1].1.contains("leans on") && plan.skipped[1].1.contains(BASE));
@@ -266,11 +306,29 @@ mod tests {
             unfinished: vec![BASE.parse().unwrap()],
             ..Catalog::default()
         };
-        assert!(plan(&ours, &theirs, |_| true).copied.is_empty());
+        assert!(plan(&ours, &theirs, |_| true, &[]).unwrap().copied.is_empty());
         assert_eq!(
-            labels(&plan(&ours, &theirs, |_| false)),
+            labels(&plan(&ours, &theirs, |_| false, &[]).unwrap()),
             [BASE],
             "a killed run is taken up"
         );
+    }
+
+    #[test]
+    fn what_the_target_s_retention_would_not_keep_stays_behind() {
+        let ours = catalog(vec![info(BASE, &[], true), info(NEXT, &[], true)]);
+        let verdict = |label: &str, stays: bool| Verdict {
+            label: label.parse().unwrap(),
+            stays: if stays {
+                vec![retention::Why::Newest]
+            } else {
+                Vec::new()
+            },
+            window: stays,
+        };
+        let kept = [verdict(BASE, false), verdict(NEXT, true)];
+        let plan = plan(&ours, &catalog(vec![]), |_| false, &kept).unwrap();
+        assert_eq!(labels(&plan), [NEXT]);
+        assert!(plan.skipped[0].1.contains("retention there"));
     }
 }

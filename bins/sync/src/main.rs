@@ -82,16 +82,10 @@ fn run(args: &Args, config: &Config, cluster: &Cluster) -> Result<Tally> {
         jobs: args.jobs.unwrap_or(config.jobs),
         dry_run: args.dry_run,
         spool: &config.spool_directory,
-        windowed: config
+        policies: config
             .repositories
             .iter()
-            .filter(|repository| {
-                repository
-                    .retention
-                    .as_ref()
-                    .is_some_and(|retention| retention.wal.is_some())
-            })
-            .map(|repository| repository.name.clone())
+            .filter_map(|repository| Some((repository.name.clone(), repository.retention.clone()?)))
             .collect(),
         now: UtcTime::now(),
     };

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use common::config::Retention;
 use common::durable;
 use common::error::{Error, Result};
+use common::repository::backup::BackupInfo;
 use common::repository::{Repository, catalog, lease};
 use common::time::UtcTime;
 
@@ -19,8 +21,8 @@ pub struct How<'a> {
     pub dry_run: bool,
     /// Where objects wait until they are verified.
     pub spool: &'a Path,
-    /// Repositories that keep WAL for a limited time: what no backup there needs stays behind.
-    pub windowed: Vec<String>,
+    /// The retention of repositories that have one: what it would not keep stays behind.
+    pub policies: Vec<(String, Retention)>,
     /// Now, by this host's clock.
     pub now: UtcTime,
 }
@@ -58,13 +60,22 @@ fn level(source: &Repository, target: &Repository, how: &How<'_>, tally: &Target
     events::copy(source, target, how.dry_run, tally)?;
     let ours = catalog::read(source, None)?;
     let theirs = catalog::read(target, None)?;
-    let plan = backups::plan(&ours, &theirs, |info| backups::may_be_written(target, info, how.now));
+    let policy = how
+        .policies
+        .iter()
+        .find(|(name, _)| *name == target.name)
+        .map(|(_, policy)| policy);
+    let written = common::repository::events::read(target)?;
+    let marks = common::repository::events::marks(written.into_iter().map(|event| event.what));
+    let kept = backups::kept(&ours, &theirs, policy, &marks, how.now);
+    let writing = |info: &BackupInfo| backups::may_be_written(target, info, how.now);
+    let plan = backups::plan(&ours, &theirs, writing, &kept)?;
     for (label, why) in &plan.skipped {
         log::info!("backup {label} is not copied: {why}");
     }
     // A backup is worth nothing without its WAL, and WAL something without a backup: it goes first.
-    let oldest = how.windowed.contains(&target.name).then_some(&plan.oldest);
-    wal::copy(&route, oldest, how, tally)?;
+    let needed = policy.is_some().then_some(&plan.needed);
+    wal::copy(&route, needed, how, tally)?;
     for info in plan.copied {
         match backups::copy(&route, info, how, tally) {
             Ok(()) => tally.add(|copied| copied.backups += 1),

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use common::error::{Error, Kind, Result, chain};
-use common::postgres::{SegmentNumber, SegmentSize, SystemId, WalName};
+use common::postgres::{SegmentSize, SystemId, WalName};
 use common::repository::{Repository, events, wal};
+use common::retention::wal::Needed;
 use common::storage::Key;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -25,21 +26,15 @@ struct Object {
     name: String,
 }
 
-/// Copies the WAL of every system that the source knows; where `oldest` is given, of each from the first segment that a backup of
-/// the target needs.
+/// Copies the WAL of every system that the source knows; where `needed` says what the target's backups need of one, just that.
 ///
 /// # Errors
 /// What listing gave. A file that cannot be copied is noted and does not hold up the others.
-pub fn copy(
-    route: &Route<'_>,
-    oldest: Option<&BTreeMap<String, SegmentNumber>>,
-    how: &How<'_>,
-    tally: &Target,
-) -> Result<()> {
+pub fn copy(route: &Route<'_>, needed: Option<&BTreeMap<String, Needed>>, how: &How<'_>, tally: &Target) -> Result<()> {
     for known in events::systems(route.source)? {
         let size = SegmentSize::new(known.segment_size)?;
-        let from = oldest.and_then(|oldest| oldest.get(&known.system.to_string()).copied());
-        copy_system(route, known.system, size, from, how, tally)?;
+        let needed = needed.and_then(|needed| needed.get(&known.system.to_string()));
+        copy_system(route, known.system, size, needed, how, tally)?;
     }
     Ok(())
 }
@@ -48,7 +43,7 @@ fn copy_system(
     route: &Route<'_>,
     system: SystemId,
     size: SegmentSize,
-    oldest: Option<SegmentNumber>,
+    needed: Option<&Needed>,
     how: &How<'_>,
     tally: &Target,
 ) -> Result<()> {
@@ -70,7 +65,7 @@ fn copy_system(
             .collect();
         drop(work);
         missing(&from_ours, &from_theirs, |object| {
-            if is_needed(&object, size, oldest) {
+            if is_needed(&object, size, needed) {
                 // The workers go on until this end is dropped.
                 let _ = queue.send(object);
             }
@@ -118,15 +113,12 @@ fn missing(ours: &Receiver<Option<Object>>, theirs: &Receiver<Option<Object>>, m
     }
 }
 
-/// Histories always; else what lies at or behind the first segment that is needed.
-fn is_needed(object: &Object, size: SegmentSize, oldest: Option<SegmentNumber>) -> bool {
-    let Some(oldest) = oldest else { return true };
-    let segment = match object.file() {
-        Some(WalName::Segment(name) | WalName::Partial(name)) => name,
-        Some(WalName::Backup { segment, .. }) => segment,
-        _ => return true,
+/// Histories always; else what the target's backups need.
+fn is_needed(object: &Object, size: SegmentSize, needed: Option<&Needed>) -> bool {
+    let (Some(needed), Some(name)) = (needed, object.file()) else {
+        return true;
     };
-    segment.number(size).is_none_or(|number| number >= oldest)
+    needed.keeps(&name, size)
 }
 
 impl Object {
@@ -213,11 +205,18 @@ mod tests {
     #[test]
     fn only_what_a_backup_needs_and_every_history_goes_over() {
         let size = SegmentSize::new(16 << 20).unwrap();
-        let oldest = Some(SegmentNumber(5));
-        let needed = |name: &str| is_needed(&object(name), size, oldest);
+        let text = r#"{"format":1,"label":"20261101T020000Z-full-aaaaaa","type":"full","cluster":"main","system_identifier":"7",
+            "major":15,"server_version":"15.1","pgkeep":"0.1.0","host":"db1","role":"primary","note":null,
+            "started":"2026-11-01T02:00:00Z","stopped":"2026-11-01T02:01:00Z","finished":"2026-11-01T02:02:00Z","timeline":1,
+            "start_lsn":"0/5000028","stop_lsn":"0/5000138","wal":{"first":"a","last":"b"},"segment_size":16777216,
+            "block_size":8192,"data_checksums":true,"tablespaces":[],"base":null,"references":[],"reused_from":null,"files":1,
+            "size":1,"stored":1,"durations":{},"damaged_pages":0,"good":true,"objects":[],"signature":null}"#;
+        let backup = serde_json::from_str(text).unwrap();
+        let kept = Needed::by([(&backup, true)].into_iter()).unwrap();
+        let needed = |name: &str| is_needed(&object(name), size, Some(&kept));
         assert!(!needed("0000000100000000/000000010000000000000004.zst"));
         assert!(!needed("0000000100000000/000000010000000000000004.map.zst"));
-        assert!(!needed("0000000200000000/000000020000000000000004.00000028.backup.zst"));
+        assert!(needed("0000000200000000/000000020000000000000004.00000028.backup.zst"));
         assert!(needed("0000000100000000/000000010000000000000005.zst"));
         assert!(needed("0000000200000001/000000020000000100000000.partial.zst"));
         assert!(needed("history/00000002.history.zst"));

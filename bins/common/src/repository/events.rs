@@ -1,5 +1,7 @@
 //! What changes is an appended event (FORMAT.md, section 6).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -237,6 +239,22 @@ pub fn require_current_system(repository: &Repository, system: SystemId) -> Resu
     }
 }
 
+/// The backups that are kept by hand, and why, by the events in their order.
+pub fn marks(events: impl Iterator<Item = What>) -> BTreeMap<Label, String> {
+    let mut marks: BTreeMap<Label, Vec<String>> = BTreeMap::new();
+    for event in events {
+        match event {
+            What::Keep { label, reason } => marks.entry(label).or_default().push(reason),
+            What::Unkeep { label } => {
+                marks.entry(label).or_default().pop();
+            }
+            _ => {}
+        }
+    }
+    let newest = |(label, mut reasons): (Label, Vec<String>)| Some((label, reasons.pop()?));
+    marks.into_iter().filter_map(newest).collect()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -300,5 +318,20 @@ mod tests {
         let again: Event = serde_json::from_str(&serde_json::to_string(&event).unwrap()).unwrap();
         assert_eq!(event, again);
         assert!(matches!(event.what, What::Keep { .. }));
+    }
+
+    #[test]
+    fn a_mark_is_taken_back_once_for_each_time_it_was_made() {
+        let label: Label = "20261120T020000Z-full-3f9a1c".parse().unwrap();
+        let keep = |reason: &str| What::Keep {
+            label,
+            reason: reason.to_owned(),
+        };
+        let unkeep = || What::Unkeep { label };
+        let of = |events: Vec<What>| marks(events.into_iter()).remove(&label);
+        assert_eq!(of(vec![keep("a"), keep("b")]).unwrap(), "b");
+        assert_eq!(of(vec![keep("a"), keep("b"), unkeep()]).unwrap(), "a");
+        assert_eq!(of(vec![keep("a"), unkeep(), unkeep(), keep("c")]).unwrap(), "c");
+        assert_eq!(of(vec![keep("a"), unkeep()]), None);
     }
 }

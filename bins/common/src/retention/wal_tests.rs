@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::*;
-use common::postgres::Lsn;
+use crate::postgres::Lsn;
 
 const SIZE: u64 = 16 << 20;
 

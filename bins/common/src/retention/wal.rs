@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use common::error::Result;
-use common::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
-use common::repository::Label;
-use common::repository::backup::BackupInfo;
-use common::repository::wal::Range;
+use crate::error::Result;
+use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
+use crate::repository::Label;
+use crate::repository::backup::BackupInfo;
+use crate::repository::wal::Range;
 
 /// Why a segment stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
