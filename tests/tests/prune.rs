@@ -1,10 +1,17 @@
 //! Retention on real repositories: what goes is gone, and what stays comes back.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
-use system_tests::story::label;
-use system_tests::{Options, RepoOptions, Server, Sshd, Story, mutilate};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use system_tests::story::label;
+use system_tests::wait::PATIENCE;
+use system_tests::{Options, RepoOptions, Server, Sshd, Story, mutilate, wait_until};
+
+/// Takes a backup, in another second than the one before: labels of one second sort by chance.
 fn taken(story: &Story, kind: &str) -> String {
+    let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let begun = second();
+    wait_until("the next second has come", PATIENCE, || second() > begun);
     label(&story.tool("base-backup").args(["--type", kind]).run().expect_code(0))
 }
 
@@ -130,17 +137,6 @@ fn sync_brings_back_nothing_that_prune_removed() {
     let old = taken(&story, "full");
     story.cluster.pgbench_run(1, 20);
     story.archive_all();
-    // Labels of one second sort by chance.
-    let second = || {
-        std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap()
-            .as_secs()
-    };
-    let begun = second();
-    system_tests::wait_until("the next second has come", system_tests::wait::PATIENCE, || {
-        second() > begun
-    });
     let new = taken(&story, "full");
     story.tool("prune").args(["--repository", "short"]).run().expect_code(0);
     assert_eq!(story.site.repos[1].backups(), [new.as_str()]);
