@@ -7,8 +7,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ pub struct Patroni {
     /// The certificate of the authority that signed the API's, in PEM; none in clear.
     pub authority: Option<PathBuf>,
     leads: Arc<AtomicBool>,
+    members: Arc<Mutex<String>>,
 }
 
 impl Patroni {
@@ -56,33 +57,46 @@ impl Patroni {
         self.leads.store(leads, Ordering::SeqCst);
     }
 
+    /// Says what `/cluster` answers from now on; at first nothing.
+    pub fn set_members(&self, document: &str) {
+        document.clone_into(&mut self.members.lock().unwrap());
+    }
+
     fn answering(scheme: &str, leads: bool, tls: Option<Arc<ServerConfig>>, authority: Option<PathBuf>) -> Patroni {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let leads = Arc::new(AtomicBool::new(leads));
         let shared = Arc::clone(&leads);
+        let members = Arc::new(Mutex::new(String::new()));
+        let listed = Arc::clone(&members);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
                 let leads = shared.load(Ordering::SeqCst);
+                let members = listed.lock().unwrap().clone();
                 // A client that goes away (it does not trust us, say) is its own affair.
                 let _ = match &tls {
-                    None => answer(stream, leads),
-                    Some(config) => over_tls(stream, config, leads),
+                    None => answer(stream, leads, &members),
+                    Some(config) => over_tls(stream, config, leads, &members),
                 };
             }
         });
-        Patroni { url, authority, leads }
+        Patroni {
+            url,
+            authority,
+            leads,
+            members,
+        }
     }
 }
 
-fn over_tls(stream: TcpStream, config: &Arc<ServerConfig>, leads: bool) -> std::io::Result<()> {
+fn over_tls(stream: TcpStream, config: &Arc<ServerConfig>, leads: bool, members: &str) -> std::io::Result<()> {
     let connection = ServerConnection::new(Arc::clone(config)).map_err(std::io::Error::other)?;
-    answer(StreamOwned::new(connection, stream), leads)
+    answer(StreamOwned::new(connection, stream), leads, members)
 }
 
-/// One request, one answer: 200 on the path of the role it has, else 503.
-fn answer(mut stream: impl Read + Write, leads: bool) -> std::io::Result<()> {
+/// One request, one answer: the members, 200 on the path of the role it has, else 503.
+fn answer(mut stream: impl Read + Write, leads: bool, members: &str) -> std::io::Result<()> {
     let mut request = String::new();
     let mut lines = BufReader::new(&mut stream);
     lines.read_line(&mut request)?;
@@ -95,12 +109,14 @@ fn answer(mut stream: impl Read + Write, leads: bool) -> std::io::Result<()> {
     } else {
         ("/replica", "replica")
     };
-    let code = if request.starts_with(&format!("GET {path} ")) {
-        200
+    let state = format!("{{\"state\":\"running\",\"role\":\"{role}\"}}");
+    let (code, body) = if request.starts_with("GET /cluster ") {
+        (200, members)
+    } else if request.starts_with(&format!("GET {path} ")) {
+        (200, state.as_str())
     } else {
-        503
+        (503, state.as_str())
     };
-    let body = format!("{{\"state\":\"running\",\"role\":\"{role}\"}}");
     let head = format!(
         "HTTP/1.1 {code} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()

@@ -1,17 +1,34 @@
 //! Makes sure that the WAL which a backup needs reaches the repositories.
 
-use common::error::{Error, Kind, Result};
+use std::time::{Duration, Instant};
+
+use common::error::{Error, Kind, Result, chain};
 use common::interrupt;
 use common::postgres::{SegmentNumber, Session, StartPoint, StopPoint};
 use common::repository::writer::BackupWriter;
+use common::units::display_duration;
 
 use crate::making::Making;
+use crate::primary::NAME_IT;
+use crate::role::Role;
 use crate::server;
 use crate::wait::{Archiving, Wanted, wait_for};
+
+/// A standby is asked so often how far it is.
+const REPLAY_PAUSE: Duration = Duration::from_millis(200);
 
 impl Making<'_> {
     /// Makes the server archive a segment and waits for it: what cannot be archived is not worth copying.
     pub(crate) fn prove_archiving(&self, writer: &BackupWriter<'_>, session: &mut Session) -> Result<()> {
+        let mut primary = None;
+        let session = match self.role {
+            Role::Primary => session,
+            Role::Standby => match self.primary.connect()? {
+                Some(found) => primary.insert(found),
+                // Whether WAL comes is seen when the backup is over.
+                None => return Ok(()),
+            },
+        };
         let timeline = server::current_timeline(session)?;
         let end = session.switch_wal_after_restore_point(&format!("pgkeep before {}", self.label))?;
         let size = self.control.segment_size;
@@ -40,6 +57,52 @@ impl Making<'_> {
         writer.check()
     }
 
+    /// Waits until a standby has replayed all of the backup that this one leans on: before, its restart point may be older.
+    pub(crate) fn await_replay(&self, session: &mut Session) -> Result<()> {
+        let (Role::Standby, Some(base)) = (self.role, &self.chosen.base) else {
+            return Ok(());
+        };
+        let patience = self.around.cluster.archive_wait;
+        let deadline = Instant::now() + patience;
+        loop {
+            let replayed = server::replayed(session)?;
+            if replayed >= base.stop_lsn {
+                return Ok(());
+            }
+            interrupt::check()?;
+            if Instant::now() >= deadline {
+                let (label, end) = (base.label, base.stop_lsn);
+                let message = format!(
+                    "the standby has replayed WAL up to {replayed}, and within {} not to {end}, where {label} ends, which this \
+                     backup leans on",
+                    display_duration(patience)
+                );
+                return Err(Error::new(Kind::Transient, message).hint(
+                    "why does it lag? (pg_stat_wal_receiver, its log); meanwhile a backup can be taken on the primary",
+                ));
+            }
+            std::thread::sleep(REPLAY_PAUSE);
+        }
+    }
+
+    /// Asks the primary to end the segment in which a standby's backup stops: it would be archived only when it is full.
+    fn end_segment(&self) {
+        if self.role == Role::Primary {
+            return;
+        }
+        let ended = self.primary.connect().and_then(|found| {
+            let name = format!("pgkeep after {}", self.label);
+            found
+                .map(|mut primary| primary.switch_wal_after_restore_point(&name))
+                .transpose()
+        });
+        match ended {
+            Ok(Some(lsn)) => log::debug!("the primary has ended a segment at {lsn}"),
+            Ok(None) => log::info!("waiting until the primary ends the segment by itself"),
+            Err(error) => log::warn!("the primary did not end the segment: {}", chain(&error)),
+        }
+    }
+
     pub(crate) fn archiving(&self, session: &mut Session) -> Archiving {
         server::archiving(session, self.around.state_directory, self.around.cluster)
     }
@@ -51,7 +114,10 @@ impl Making<'_> {
             true => error.with_kind(Kind::Transient),
             false => error,
         };
-        error.hint(archiving.hint())
+        match self.role {
+            Role::Primary => error.hint(archiving.hint()),
+            Role::Standby => error.hint(format!("the primary archives it: see its log; {NAME_IT}")),
+        }
     }
 
     /// Waits until all WAL that the backup needs is in the repositories; those that lack it are taken out.
@@ -61,6 +127,7 @@ impl Making<'_> {
         (start, stop): (&StartPoint, &StopPoint),
         session: &mut Session,
     ) -> Result<()> {
+        self.end_segment();
         let (first, last) = self.wal_span(start, stop);
         let size = self.control.segment_size;
         let wanted = Wanted {

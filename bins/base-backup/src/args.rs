@@ -84,11 +84,15 @@ impl HasCommon for Args {
     }
 }
 
-const EXAMPLES: [(&str, &str); 3] = [
+const EXAMPLES: [(&str, &str); 4] = [
     ("Every night, full once a week", "pgkeep-base-backup"),
     (
         "On every member of a Patroni cluster, where only the primary works",
         "pgkeep-base-backup --only-on primary",
+    ),
+    (
+        "On every member, where a standby works and the primary only if there is none",
+        "pgkeep-base-backup --only-on prefer-standby --if-older-than 20h",
     ),
     (
         "Before an upgrade",

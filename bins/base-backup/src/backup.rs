@@ -17,9 +17,11 @@ use common::time::UtcTime;
 use crate::base::choose::{self, Asked, Choice};
 use crate::base::lean::{in_all, usable};
 use crate::making::Making;
+use crate::patroni::{self, Patroni};
 use crate::plan::{Decision, Newest, Where, judge_age, judge_role};
+use crate::primary::{NAME_IT, Primary};
 use crate::result::Ended;
-use crate::role::{Role, ask_patroni};
+use crate::role::Role;
 use crate::server;
 use common::repository::chain::Chain;
 
@@ -50,6 +52,8 @@ pub struct Surroundings<'a> {
     pub repositories: &'a [Repository],
     /// How to reach the server.
     pub connection: ConnectionSettings,
+    /// How to reach the primary, if that was said.
+    pub primary: Option<ConnectionSettings>,
     /// The state directory of all clusters.
     pub state_directory: &'a Path,
     /// For temporary files where the state directory takes none.
@@ -82,7 +86,7 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
     } else {
         Role::Primary
     };
-    if let Decision::Skip(why) = judge_role(request.only_on, role)? {
+    if let Decision::Skip(why) = judge_role(request.only_on, role, false) {
         return Ok(Ended::Skipped(why));
     }
     let state = around.state_directory.join(&around.cluster.name);
@@ -99,8 +103,20 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
         (None, Asked::Full) => Vec::new(),
         (None, _) => readable(deciding_catalogs(around, &state)),
     };
-    server::check_archiving(&mut session)?;
-    let chosen = choose_base(request, around, &control, &mut session, &catalogs, &state)?;
+    let primary = Primary {
+        cluster: around.cluster,
+        own: &around.connection,
+        named: around.primary.as_ref(),
+        system: control.system_id,
+    };
+    match role {
+        Role::Primary => server::check_archiving(&mut session)?,
+        Role::Standby => match primary.connect()? {
+            Some(mut primary) => server::check_archiving(&mut primary)?,
+            None => log::warn!("nobody can be asked to archive the WAL that this backup needs: {NAME_IT}"),
+        },
+    }
+    let chosen = choose_base(request, around, &control, (role, &mut session), &catalogs, &state)?;
     let started = (around.now)();
     let label = Label::new(started, chosen.kind, Nonce::random()?);
     let backup = Making {
@@ -108,6 +124,8 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
         around,
         data_directory,
         control,
+        role,
+        primary,
         label,
         started,
         began,
@@ -141,13 +159,16 @@ fn choose_base(
     request: &Request,
     around: &Surroundings<'_>,
     control: &ControlFile,
-    session: &mut Session,
+    (role, session): (Role, &mut Session),
     catalogs: &[Catalog],
     state: &Path,
 ) -> Result<Chosen> {
     let backups = &in_all(catalogs);
     let repositories: Vec<&Repository> = around.repositories.iter().collect();
-    let timeline = server::current_timeline(session)?;
+    let timeline = match role {
+        Role::Primary => server::current_timeline(session)?,
+        Role::Standby => server::followed_timeline(session)?,
+    };
     let history = match request.kind {
         Asked::Full => TimelineHistory::root(timeline),
         _ => server::history(
@@ -199,12 +220,20 @@ fn choose_base(
 
 /// Patroni knows of a role before the server itself does; it is asked only where the role decides.
 fn skip_by_patroni(request: &Request, cluster: &Cluster) -> Result<Option<String>> {
-    match (&cluster.patroni, request.only_on) {
-        (None, _) | (_, Where::Any) => Ok(None),
-        (Some(url), wanted) => match judge_role(wanted, ask_patroni(url, cluster.patroni_ca.as_deref())?)? {
-            Decision::Go => Ok(None),
-            Decision::Skip(why) => Ok(Some(format!("{why} (says Patroni)"))),
-        },
+    let Some(url) = &cluster.patroni else { return Ok(None) };
+    let wanted = request.only_on;
+    if wanted == Where::Any {
+        return Ok(None);
+    }
+    let patroni = Patroni::at(url, cluster.patroni_ca.as_deref())?;
+    let role = patroni.role()?;
+    let standby_runs = match (wanted, role) {
+        (Where::PreferStandby, Role::Primary) => patroni::has_standby(&patroni.members()?),
+        _ => false,
+    };
+    match judge_role(wanted, role, standby_runs) {
+        Decision::Go => Ok(None),
+        Decision::Skip(why) => Ok(Some(format!("{why} (says Patroni)"))),
     }
 }
 

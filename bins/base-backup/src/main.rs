@@ -17,10 +17,13 @@ mod making;
 mod merge;
 mod pages;
 mod parts;
+mod patroni;
 mod plan;
+mod primary;
 mod result;
 mod role;
 mod server;
+mod span;
 mod take;
 mod tally;
 mod task;
@@ -131,6 +134,7 @@ fn work(args: &Args, config: &Config, cluster: &Cluster, host: String) -> Result
         cluster,
         repositories: &repositories,
         connection: cluster.connection(&exit::environment)?,
+        primary: cluster.primary_connection(&exit::environment)?,
         state_directory: &config.state_directory,
         temporary_directory: std::env::temp_dir(),
         host,

@@ -28,10 +28,13 @@ use crate::copy::{Copying, attributes};
 use crate::earlier::Earlier;
 use crate::entries::{self, Entries};
 use crate::finding::Found;
+use crate::item::Item;
 use crate::pages::Judge;
+use crate::primary::Primary;
 use crate::result::{Ended, Made};
 use crate::role::Role;
 use crate::server;
+use crate::span;
 use crate::tally::Tally;
 use common::repository::chain::{Chain, KeptManifest};
 use common::repository::digests::Digests;
@@ -51,6 +54,10 @@ pub struct Making<'a> {
     pub data_directory: &'a Path,
     /// Its pg_control, as it was at first.
     pub control: ControlFile,
+    /// What the server was when the job started.
+    pub role: Role,
+    /// The primary that it follows, if it is a standby.
+    pub primary: Primary<'a>,
     /// The backup's name.
     pub label: Label,
     /// When the job started.
@@ -121,6 +128,7 @@ impl Making<'_> {
         let mut leases = Vec::new();
         let writer = self.announce(earlier.as_ref(), &mut leases)?;
         self.prove_archiving(&writer, &mut session)?;
+        self.await_replay(&mut session)?;
         let mut copied = self.copy(&writer, earlier.as_ref(), session)?;
         let taken = std::mem::replace(&mut copied.entries, Entries::new(Sorter::new(0, &self.spill)));
         self.write_manifest(&writer, taken, &copied)?;
@@ -214,6 +222,8 @@ impl Making<'_> {
         let mut durations = BTreeMap::new();
         let start = session.start(&format!("pgkeep {}", self.label), true)?;
         log::info!("PostgreSQL's backup started at {}", start.lsn);
+        let base = self.chosen.base.as_ref().map(|base| base.start_lsn);
+        span::open(&start, self.role == Role::Standby, self.chosen.history.timeline(), base)?;
         durations.insert("start".to_owned(), self.began.elapsed().as_secs_f64());
 
         let copying_since = Instant::now();
@@ -233,7 +243,11 @@ impl Making<'_> {
         let ask = |question: fn(&mut Session) -> Result<Lsn>| {
             question(&mut session.lock().unwrap_or_else(PoisonError::into_inner))
         };
-        let wal_end = || ask(server::wal_end);
+        let role = self.role;
+        let wal_end = || match role {
+            Role::Primary => ask(server::wal_end),
+            Role::Standby => ask(server::replay_end),
+        };
         let judge = Judge {
             page_bytes: self.control.block_size as usize,
             checksums: self.control.data_checksums,
@@ -263,9 +277,8 @@ impl Making<'_> {
 
         let stopping_since = Instant::now();
         let stop = session.lock().unwrap_or_else(PoisonError::into_inner).stop()?;
-        self.check_timelines(&start, &stop)?;
+        let stop = self.copy_last(&copying, &control, &start, stop)?;
         log::info!("PostgreSQL's backup stopped at {}", stop.lsn);
-        self.copy_last(&copying, &control, &stop)?;
         durations.insert("stop".to_owned(), stopping_since.elapsed().as_secs_f64());
         let entries = copying.into_entries();
         let tablespaces = tablespaces
@@ -294,25 +307,14 @@ impl Making<'_> {
         })
     }
 
-    fn check_timelines(&self, start: &StartPoint, stop: &StopPoint) -> Result<()> {
-        if stop.in_recovery || start.in_recovery {
-            return Err(Error::new(
-                Kind::Transient,
-                "the server became a standby while it was copied",
-            ));
-        }
-        if stop.lsn < start.lsn {
-            let (start, stop) = (start.lsn, stop.lsn);
-            return Err(Error::new(
-                Kind::Failed,
-                format!("the server says that the backup stopped at {stop}, before {start}"),
-            ));
-        }
-        Ok(())
-    }
-
     /// backup_label and tablespace_map come from the stop, and pg_control must be newer than everything else.
-    fn copy_last(&self, copying: &Copying<'_>, control: &crate::item::Item, stop: &StopPoint) -> Result<()> {
+    fn copy_last(
+        &self,
+        copying: &Copying<'_>,
+        control: &Item,
+        start: &StartPoint,
+        stop: StopPoint,
+    ) -> Result<StopPoint> {
         let (now, bytes) = ControlFile::read_with_bytes(self.data_directory)?;
         if now.system_id != self.control.system_id {
             return Err(Error::new(
@@ -320,6 +322,7 @@ impl Making<'_> {
                 "the data directory was exchanged while it was copied",
             ));
         }
+        let stop = span::close(start, stop, (&now).into())?;
         let metadata = std::fs::metadata(&control.source)
             .map_err(|error| Error::io(error, format!("look at {}", control.source.display())))?;
         let like = attributes(control, &metadata);
@@ -328,7 +331,8 @@ impl Making<'_> {
             members.push(("data/tablespace_map", map));
         }
         members.push(("data/global/pg_control", &bytes));
-        copying.last_bundle(&members, &like)
+        copying.last_bundle(&members, &like)?;
+        Ok(stop)
     }
 
     fn write_manifest(&self, writer: &BackupWriter<'_>, entries: Entries, copied: &Copied) -> Result<()> {
@@ -408,7 +412,7 @@ impl Making<'_> {
             server_version: format!("{}.{}", version_num / 10_000, version_num % 10_000),
             pgkeep: identity::writer().trim_start_matches("pgkeep ").to_owned(),
             host: self.around.host.clone(),
-            role: Role::Primary.name().to_owned(),
+            role: self.role.name().to_owned(),
             note: self.request.note.clone(),
             started: self.started,
             stopped: UtcTime::from_unix_micros(copied.stop.unix_micros)?,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use common::error::{Error, Kind, Result};
 use common::time::UtcTime;
 use common::units::display_duration;
 
@@ -30,25 +29,18 @@ pub enum Decision {
     Skip(String),
 }
 
-/// Decides by the server's role.
-///
-/// # Errors
-/// `Config` where a backup would have to be taken on a standby.
-pub fn judge_role(wanted: Where, role: Role) -> Result<Decision> {
-    match (wanted, role) {
-        (Where::Primary, Role::Standby) => Ok(Decision::Skip(
-            "this server is a standby, and --only-on primary was asked".to_owned(),
-        )),
-        (Where::Standby, Role::Primary) => Ok(Decision::Skip(
-            "this server is the primary, and --only-on standby was asked".to_owned(),
-        )),
-        (_, Role::Standby) => Err(Error::new(
-            Kind::Config,
-            "this server is a standby, and this version takes backups on the primary only",
-        )
-        .hint("run it on the primary; with --only-on primary the same timer can run on every server")),
-        (Where::Any | Where::Primary | Where::PreferStandby, Role::Primary) => Ok(Decision::Go),
-    }
+/// Decides by the server's role; `standby_runs` tells whether the cluster has a standby to take a backup on, as far as that
+/// is known.
+pub fn judge_role(wanted: Where, role: Role, standby_runs: bool) -> Decision {
+    let why = match (wanted, role) {
+        (Where::Primary, Role::Standby) => "this server is a standby, and --only-on primary was asked",
+        (Where::Standby, Role::Primary) => "this server is the primary, and --only-on standby was asked",
+        (Where::PreferStandby, Role::Primary) if standby_runs => {
+            "this server is the primary, a standby runs, and --only-on prefer-standby was asked"
+        }
+        _ => return Decision::Go,
+    };
+    Decision::Skip(why.to_owned())
 }
 
 /// The newest good backup of one repository.
@@ -94,25 +86,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_on_primary_skips_a_standby_and_nothing_else_is_taken_there() {
-        assert!(matches!(
-            judge_role(Where::Primary, Role::Standby).unwrap(),
-            Decision::Skip(_)
-        ));
-        for wanted in [Where::Any, Where::Standby, Where::PreferStandby] {
-            assert_eq!(judge_role(wanted, Role::Standby).unwrap_err().kind(), Kind::Config);
+    fn a_server_of_the_wrong_role_has_nothing_to_do() {
+        let goes = |wanted, role, standby_runs| judge_role(wanted, role, standby_runs) == Decision::Go;
+        for standby_runs in [false, true] {
+            assert!(goes(Where::Any, Role::Primary, standby_runs));
+            assert!(goes(Where::Any, Role::Standby, standby_runs));
+            assert!(goes(Where::Primary, Role::Primary, standby_runs));
+            assert!(!goes(Where::Primary, Role::Standby, standby_runs));
+            assert!(!goes(Where::Standby, Role::Primary, standby_runs));
+            assert!(goes(Where::Standby, Role::Standby, standby_runs));
+            assert!(goes(Where::PreferStandby, Role::Standby, standby_runs));
+            assert_eq!(goes(Where::PreferStandby, Role::Primary, standby_runs), !standby_runs);
         }
-    }
-
-    #[test]
-    fn the_primary_takes_a_backup_unless_only_standbys_shall() {
-        for wanted in [Where::Any, Where::Primary, Where::PreferStandby] {
-            assert_eq!(judge_role(wanted, Role::Primary).unwrap(), Decision::Go);
-        }
-        assert!(matches!(
-            judge_role(Where::Standby, Role::Primary).unwrap(),
-            Decision::Skip(_)
-        ));
     }
 
     fn newest(ages_in_hours: &[Option<u64>], now: UtcTime) -> Vec<Newest> {

@@ -123,12 +123,34 @@ pub fn archiving(session: &mut Session, state_directory: &Path, cluster: &Cluste
     archiving
 }
 
-/// How far the server's WAL reaches now.
+/// How far a primary's WAL reaches now: no page on disk is newer.
 ///
 /// # Errors
 /// As the session's.
 pub fn wal_end(session: &mut Session) -> Result<Lsn> {
-    one(session, "select pg_current_wal_insert_lsn()")?
+    lsn(session, "select pg_current_wal_insert_lsn()")
+}
+
+/// The same on a standby. Before it writes a page it notes in pg_control that recovery must reach the record being replayed
+/// (`UpdateMinRecoveryPoint`, `src/backend/access/transam/xlog.c`), which `pg_last_wal_replay_lsn` counts only afterwards.
+///
+/// # Errors
+/// As the session's.
+pub fn replay_end(session: &mut Session) -> Result<Lsn> {
+    let sql = "select greatest(pg_last_wal_replay_lsn(), min_recovery_end_lsn) from pg_control_recovery()";
+    lsn(session, sql)
+}
+
+/// How far a standby has replayed.
+///
+/// # Errors
+/// As the session's.
+pub fn replayed(session: &mut Session) -> Result<Lsn> {
+    lsn(session, "select pg_last_wal_replay_lsn()")
+}
+
+fn lsn(session: &mut Session, sql: &str) -> Result<Lsn> {
+    one(session, sql)?
         .parse()
         .map_err(|error: Error| error.with_kind(Kind::Failed))
 }
@@ -142,6 +164,22 @@ pub fn current_timeline(session: &mut Session) -> Result<TimelineId> {
     WalName::parse(&name)
         .map(|name| name.timeline())
         .context(|| "read the name of the current WAL segment")
+}
+
+/// The timeline that a standby follows, as its pg_control knows it: that of its last restart point or of what it has
+/// written since.
+///
+/// # Errors
+/// As the session's.
+pub fn followed_timeline(session: &mut Session) -> Result<TimelineId> {
+    let sql =
+        "select greatest(timeline_id, min_recovery_end_timeline) from pg_control_checkpoint(), pg_control_recovery()";
+    let said = one(session, sql)?;
+    let number = said.parse().map_err(|_| {
+        let message = format!("the server says \"{said}\" for a timeline");
+        Error::new(Kind::Failed, message)
+    });
+    number.map(TimelineId)
 }
 
 /// The timelines that led to `timeline`: by the server's own history file, or else by that of a repository.

@@ -7,6 +7,7 @@ use super::TOP_KEYS;
 use super::reader::{Environment, Table, absolute};
 use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::ConnectionSettings;
+use crate::postgres::settings::DEFAULT_PORT;
 use crate::units::{ByteSize, parse_duration};
 
 /// Values of libpq's `sslmode`.
@@ -111,6 +112,30 @@ impl Cluster {
         settings.with_environment(environment)
     }
 
+    /// How to reach the primary, if `primary` says so; what it leaves out is as for this cluster's own server.
+    ///
+    /// # Errors
+    /// `Config` for a value that is impossible.
+    pub fn primary_connection(&self, environment: Environment<'_>) -> Result<Option<ConnectionSettings>> {
+        let Some(primary) = &self.primary else { return Ok(None) };
+        let named = ConnectionSettings::parse(primary)?;
+        let own = self.connection(environment)?;
+        Ok(Some(ConnectionSettings {
+            host: named.host,
+            port: named.port.or(Some(DEFAULT_PORT)),
+            user: named.user.or(own.user),
+            dbname: named.dbname.or(own.dbname),
+            password: named.password.or(own.password),
+            passfile: named.passfile.or(own.passfile),
+            sslmode: named.sslmode.or(own.sslmode),
+            sslrootcert: named.sslrootcert.or(own.sslrootcert),
+            connect_timeout: named.connect_timeout.or(own.connect_timeout),
+            options: named.options.or(own.options),
+            primary_only: true,
+            home: own.home,
+        }))
+    }
+
     pub(super) fn read(name: String, mut table: Table<'_>) -> Result<Self> {
         let (extra_paths, extra_excludes) = extra(&mut table)?;
         let cluster = Self {
@@ -129,7 +154,7 @@ impl Cluster {
             extra_excludes,
             patroni: table.parsed("patroni", http_url)?,
             patroni_ca: table.path("patroni_ca")?,
-            primary: table.text("primary")?,
+            primary: table.parsed("primary", conninfo)?,
             full_interval: table
                 .parsed("full_interval", parse_duration)?
                 .unwrap_or(Duration::from_secs(7 * 86_400)),
@@ -179,6 +204,14 @@ fn sslmode(text: &str) -> Result<String> {
     }
     Err(Error::new(Kind::Config, format!("invalid sslmode \"{text}\""))
         .hint(format!("one of {}", SSL_MODES.join(", "))))
+}
+
+/// A connection string that says where.
+fn conninfo(text: &str) -> Result<String> {
+    match ConnectionSettings::parse(text)?.host {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(Error::new(Kind::Config, "no host is named").hint("for example \"host=10.0.0.1 user=postgres\"")),
+    }
 }
 
 pub(super) fn http_url(text: &str) -> Result<String> {

@@ -276,6 +276,11 @@ fn bad_values_are_refused_with_line_and_reason() {
             "[cluster.a]\npatroni = \"127.0.0.1:8008\"",
             "not an http:// or https:// URL",
         ),
+        ("[cluster.a]\nprimary = \"user=postgres\"", "no host is named"),
+        (
+            "[cluster.a]\nprimary = \"host=a nonsense=1\"",
+            "\"nonsense\", which is not supported",
+        ),
         (
             "[cluster.a]\nextra_paths = \"/etc\"",
             "\"extra_paths\" in [cluster.a] must be a list",
@@ -449,4 +454,22 @@ proptest::proptest! {
         let _ = parse(&format!("[repository.a]\n{key} = {value}"));
         let _ = parse(&format!("[repository.a]\n{key} = \"{value}\""));
     }
+}
+
+#[test]
+fn the_primary_is_reached_as_the_server_is_but_for_what_is_said() {
+    let read = |primary: &str| {
+        let text =
+            format!("[cluster.a]\nhost = \"/run\"\nport = 5999\nuser = \"backup\"\npassfile = \"/p\"\n{primary}");
+        let config = Config::parse(Path::new("/etc/x.toml"), &text, &|_| None).unwrap();
+        config.clusters[0].primary_connection(&|_| None).unwrap()
+    };
+    assert!(read("").is_none());
+    let settings = read("primary = \"host=10.0.0.1,10.0.0.2\"").unwrap();
+    assert_eq!(settings.host.as_deref(), Some("10.0.0.1,10.0.0.2"));
+    assert_eq!((settings.port, settings.user.as_deref()), (Some(5432), Some("backup")));
+    assert_eq!(settings.passfile.as_deref(), Some(Path::new("/p")));
+    assert!(settings.primary_only);
+    let settings = read("primary = \"host=a port=6000 user=other\"").unwrap();
+    assert_eq!((settings.port, settings.user.as_deref()), (Some(6000), Some("other")));
 }

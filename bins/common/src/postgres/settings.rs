@@ -14,7 +14,8 @@ use std::time::Duration;
 /// Where Debian's servers keep their sockets.
 pub const DEFAULT_HOST: &str = "/var/run/postgresql";
 
-const DEFAULT_PORT: u16 = 5432;
+/// The port where nothing else is said.
+pub const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How much TLS is asked for.
