@@ -184,11 +184,15 @@ write_realistic() {
 # PostgreSQL archives to whoever's turn it is; its own CPU time and that of the archiver count for nobody.
 write_archiver() {
     as_owner tee "$base/pgkeep-or-pgbackrest.sh" >/dev/null <<EOF
-case \$(cat $base/archiver) in
+turn=\$(cat $base/archiver)
+case \$turn in
+default+*) pgkeep-archive-push --config $(pgkeep default) "\$1" || exit 1 ;;
+esac
+case \${turn#default+} in
 default) exec pgkeep-archive-push --config $(pgkeep default) "\$1" ;;
 level3) exec pgkeep-archive-push --config $(pgkeep level3) "\$1" ;;
 plain) exec cp "\$1" $base/plain/"\$2" ;;
-*) exec pgbackrest --config=$base/\$(cat $base/archiver).conf --stanza=main archive-push "\$1" ;;
+*) exec pgbackrest --config=$base/\${turn#default+}.conf --stanza=main archive-push "\$1" ;;
 esac
 EOF
 }
@@ -287,11 +291,14 @@ part_restore() {
 part_incr() {
     local round one full
     say "$set: incremental backup"
-    full=$(basename "$(ls -d "$base"/default/repository/main/backup/*-full-*)")
+    # From here on all WAL goes to pgkeep's repository, whoever's turn it is: with a gap it would read everything.
+    archive_to default
+    as_owner pgkeep-base-backup --config "$(pgkeep default)" --type full -q
+    full=$(basename "$(ls -d "$base"/default/repository/main/backup/*-full-* | tail -n 1)")
     for ((round = 1; round <= rounds; round++)); do
         "change_$set" "$round"
         for one in default "${peers[@]}"; do
-            archive_to "$one"
+            [[ $one == default ]] && archive_to default || archive_to "default+$one"
             for task in incr incr-idle; do
                 if [[ $one == default ]]; then
                     take $task "$one" "$round" pgkeep-base-backup --config "$(pgkeep "$one")" --type incr -q

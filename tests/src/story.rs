@@ -98,6 +98,36 @@ impl Story {
         restored
     }
 
+    /// Two incremental backups on top of the last one; the last comes back, over what `kept` holds of an earlier restore, and everything that is
+    /// stored is read and found whole. `kept` is stopped.
+    pub fn chain_over(&self, kept: &Cluster) {
+        let mut link = String::new();
+        for round in 0..2 {
+            self.step(&format!("incremental backup {round}"));
+            self.cluster.pgbench_run(2, 20);
+            self.cluster.sql(&format!(
+                "CREATE TABLE link_{round} AS SELECT generate_series(1, 5000) AS n"
+            ));
+            let ran = self.tool("base-backup").args(["--type", "incr"]).run().expect_code(0);
+            ran.clone().expect_said("changed blocks are named by");
+            link = label(&ran);
+        }
+        let expected = self.cluster.checksum("postgres");
+        self.archive_all();
+
+        self.step("restored over what is there");
+        kept.stop(Stop::Fast);
+        let arguments = ["--delta", "--backup", &link];
+        let ran = self.restore_to(kept.data(), &arguments).run().expect_code(0);
+        ran.expect_said("were there already");
+        kept.start();
+        kept.wait_promoted(PATIENCE);
+        assert_eq!(kept.checksum("postgres"), expected);
+
+        self.step("everything that is stored is read and found whole");
+        self.tool("verify").arg("--read-data").run().expect_code(0);
+    }
+
     /// The committed backups of the first repository.
     pub fn committed(&self) -> Vec<String> {
         let repo = self.site.repo();

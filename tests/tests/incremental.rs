@@ -196,6 +196,72 @@ fn a_host_without_the_key_goes_by_what_it_has_kept() {
     assert!(label(&ran).contains("-incr-"), "from then on it is kept again");
 }
 
+each_major!(where_maps_are_missing_the_servers_own_summaries_tell: 17 18);
+fn where_maps_are_missing_the_servers_own_summaries_tell(server: &Server) {
+    let (story, host) = with_keyless_host("summaries", server);
+    let cluster = &story.cluster;
+    cluster.pgbench_init(3);
+    cluster.sql("CREATE TABLE shrinks AS SELECT n, repeat('x', 500) AS b FROM generate_series(1, 20000) n");
+    cluster.sql("VACUUM FREEZE shrinks");
+    cluster.sql("CREATE DATABASE gone");
+    let lose_maps = || {
+        forget_wal(cluster);
+        fs::remove_dir_all(host.state().join("main/maps")).unwrap();
+    };
+    taken(&host, &["--type", "full"]);
+
+    story.step("without summaries everything is read");
+    cluster.pgbench_run(2, 20);
+    lose_maps();
+    taken(&host, &["--type", "incr"]).expect_said("summarize_wal is off");
+
+    story.step("with them what they name");
+    cluster.sql("ALTER SYSTEM SET summarize_wal = on");
+    cluster.reload();
+    // Summaries begin with the next checkpoint.
+    cluster.sql("CHECKPOINT");
+    let base = label(&taken(&host, &["--type", "full"]));
+    let mut links = Vec::new();
+    for round in 0..3 {
+        cluster.pgbench_run(2, 20);
+        match round {
+            0 => {
+                cluster.sql("DELETE FROM shrinks WHERE n > 5000");
+                cluster.sql("VACUUM shrinks");
+                cluster.sql("INSERT INTO shrinks SELECT n, repeat('y', 500) FROM generate_series(1, 3000) n");
+            }
+            1 => {
+                cluster.sql("DROP DATABASE gone");
+                cluster.sql("CREATE DATABASE gone STRATEGY file_copy");
+                cluster.sql("DELETE FROM shrinks WHERE n % 50 = 0");
+            }
+            _ => {
+                cluster.sql("TRUNCATE pgbench_history");
+                cluster.sql("VACUUM FULL shrinks");
+            }
+        }
+        lose_maps();
+        let expected = cluster.checksum("postgres");
+        let ran = taken(&host, &["--type", "incr", "--audit"]).expect_said("the server's own summaries of WAL");
+        links.push((label(&ran), expected));
+    }
+    assert!(
+        links.iter().all(|(link, _)| link.contains("-incr-")),
+        "{base} {links:?}"
+    );
+    story.archive_all();
+    for (link, expected) in &links {
+        let arguments = ["--backup", link, "--target-immediate", "--target-action", "promote"];
+        let restored = story.promoted(link, &arguments);
+        assert_eq!(&restored.checksum("postgres"), expected, "{link}");
+        restored.sql("CREATE EXTENSION pg_visibility");
+        assert_eq!(
+            restored.query_one("SELECT count(*) FROM pg_check_visible('shrinks')"),
+            "0"
+        );
+    }
+}
+
 #[test]
 fn a_repository_that_lacks_the_base_is_left_out_until_sync_brings_it_level() {
     let Some(server) = Server::need(15) else { return };

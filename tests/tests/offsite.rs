@@ -40,6 +40,7 @@ fn round_trip(name: &str, server: &Server, repository: impl FnOnce(RepoOptions) 
     restored.start();
     restored.wait_promoted(PATIENCE);
     assert_eq!(restored.checksum("postgres"), end);
+    story.chain_over(&restored);
     story.site.tool("info").run().expect_code(0).expect_said("-full-");
     story
         .site

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use system_tests::wait::PATIENCE;
-use system_tests::{Cluster, Options, RepoOptions, Scratch, Server, Site, Sshd, Stop, Story, Tool};
+use system_tests::{Cluster, Options, RepoOptions, Scratch, Server, Site, Sshd, Story, Tool};
 
 fn round_trip(name: &str, choose: impl FnOnce(RepoOptions) -> RepoOptions) {
     let Some(server) = Server::need(15) else { return };
@@ -40,9 +40,9 @@ fn round_trip(name: &str, choose: impl FnOnce(RepoOptions) -> RepoOptions) {
     story.tool("info").run().expect_code(0).expect_said(&label);
 
     story.step("restored to the end");
-    cluster.stop(Stop::Fast);
     let restored = story.promoted("end", &[]);
     assert_eq!(restored.checksum("postgres"), end);
+    story.chain_over(&restored);
 
     story.step("objects are nobody else's, and nothing is left under a staging name");
     let repo = story.site.repo();

@@ -6,7 +6,7 @@ use std::time::Instant;
 use common::error::Result;
 use common::interrupt;
 use common::postgres::datadir::Tablespace;
-use common::postgres::{Lsn, SegmentNumber};
+use common::postgres::{Lsn, SegmentNumber, Session};
 use common::repository::manifest::GroupRef;
 use common::repository::reach;
 use common::repository::wal::kept::KeptMaps;
@@ -16,7 +16,8 @@ use common::sorter::{Sorted, Sorter};
 use crate::base::lean::open_manifest;
 use crate::changes::Changed;
 use crate::changes::maps::Wal;
-use crate::changes::sum::add_up;
+use crate::changes::sum::{Unknown, add_up};
+use crate::changes::summaries::from_server;
 use crate::entries::Entries;
 use crate::item::Item;
 use crate::listing::{Listing, list};
@@ -48,7 +49,12 @@ pub struct Found {
 
 impl Making<'_> {
     /// What changed since the backup that this one leans on, as far as WAL tells.
-    pub(crate) fn changed_since_base(&self, writer: &BackupWriter<'_>, start: Lsn) -> Result<Option<Changed>> {
+    pub(crate) fn changed_since_base(
+        &self,
+        writer: &BackupWriter<'_>,
+        session: &mut Session,
+        start: Lsn,
+    ) -> Result<Option<Changed>> {
         let Some(base) = &self.chosen.base else { return Ok(None) };
         let size = self.control.segment_size;
         let first = SegmentNumber::containing(base.start_lsn, size);
@@ -67,14 +73,25 @@ impl Making<'_> {
         let since = Instant::now();
         let changed = match self.control.block_size {
             PAGE_BYTES => add_up(&mut wal, first..=last, base.start_lsn, start),
-            bytes => Err(format!("this server's pages have {bytes} bytes")),
+            bytes => Err(Unknown::Told(format!("this server's pages have {bytes} bytes"))),
         };
         interrupt::check()?;
-        match changed {
-            Ok(changed) => {
-                let (blocks, segments) = (changed.blocks(), last.0.saturating_sub(first.0) + 1);
-                let seconds = since.elapsed().as_secs_f64();
-                log::info!("{blocks} changed blocks are named by {segments} WAL segments ({seconds:.2} s)");
+        let segments = last.0.saturating_sub(first.0) + 1;
+        let found = match changed {
+            Ok(changed) => Ok((changed, format!("{segments} WAL segments"))),
+            Err(Unknown::Missing(why)) => match from_server(session, &self.chosen.history, base.start_lsn, start) {
+                Ok(changed) => Ok((changed, format!("the server's own summaries of WAL, since {why}"))),
+                Err(neither) => Err(format!(
+                    "{why}; and the server's own summaries cannot be used: {neither}"
+                )),
+            },
+            Err(Unknown::Told(why)) => Err(why),
+        };
+        interrupt::check()?;
+        match found {
+            Ok((changed, source)) => {
+                let (blocks, seconds) = (changed.blocks(), since.elapsed().as_secs_f64());
+                log::info!("{blocks} changed blocks are named by {source} ({seconds:.2} s)");
                 Ok(Some(changed))
             }
             Err(why) => {

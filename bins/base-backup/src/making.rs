@@ -227,7 +227,7 @@ impl Making<'_> {
         durations.insert("start".to_owned(), self.began.elapsed().as_secs_f64());
 
         let copying_since = Instant::now();
-        let changed = self.changed_since_base(writer, start.lsn)?;
+        let changed = self.changed_since_base(writer, &mut session, start.lsn)?;
         let entries = Entries::new(Sorter::new(MANIFEST_MEMORY_BYTES, &self.spill));
         let tally = Tally::default();
         let Found {

@@ -1,8 +1,8 @@
 //! Compares the relation files of a restored data directory, not started, with those of the server that was backed up, page by page.
 //!
 //! A page that changed after the backup's start is mended by replay, so it may differ. Any other must carry the same LSN and the same
-//! bytes, but for what PostgreSQL writes without WAL: hint bits of tuples and line pointers, the page's flags, its prune hint and checksum
-//! (`src/backend/access/common/bufmask.c`). Visibility maps have to be equal to the byte: clearing a bit leaves the LSN alone.
+//! bytes, but for what PostgreSQL writes without WAL: hint bits of tuples and line pointers, the page's flags, its prune hint and checksum,
+//! what lies in the free space between (`src/backend/access/common/bufmask.c`). Visibility maps have to be equal to the byte: clearing a bit leaves the LSN alone.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -128,6 +128,11 @@ fn masked(page: &[u8]) -> Vec<u8> {
     page[8..12].fill(0);
     page[20..24].fill(0);
     let is_heap = special == PAGE;
+    // What lies between the line pointers and the rows is nobody's: replay of a full image clears it, the server that made the page did not
+    // (mask_unused_space). Chains go over servers.
+    if let Some(upper) = word(&page, 14).filter(|upper| lower > 24 && lower <= *upper && *upper <= special) {
+        page[lower..upper].fill(0);
+    }
     // The pages that SP-GiST last used stand in its metapage without WAL (SpGistUpdateMetaPage, src/backend/access/spgist/spgutils.c).
     if page[PAGE - 2..] == [0x82, 0xff] && page[special] & 1 == 1 {
         page[28..92].fill(0);

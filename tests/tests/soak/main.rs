@@ -10,6 +10,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 mod compare;
+mod hosts;
 mod workload;
 
 use std::fs;
@@ -18,8 +19,10 @@ use std::time::{Duration, Instant};
 
 use common::postgres::Lsn;
 use compare::{Compared, compare};
-use system_tests::story::label;
-use system_tests::{Cluster, Options, RepoOptions, Scratch, Story, mutilate};
+use hosts::Host;
+use system_tests::story::{archive_all, label};
+use system_tests::wait::PATIENCE;
+use system_tests::{Cluster, Options, RepoOptions, Scratch, Site, Story, mutilate};
 use workload::{Dice, Workload};
 
 fn number(name: &str) -> Option<u64> {
@@ -67,6 +70,8 @@ fn round(seed: u64) -> Option<(u64, u64)> {
             format!("wal_log_hints = {}", ["on", "off"][dice.below(2) as usize]),
             "shared_buffers = 16MB".into(),
             "min_wal_size = 32MB".into(),
+            // For pg_rewind, and for a standby that starts late.
+            "wal_keep_size = 256MB".into(),
         ],
         ..Options::default()
     };
@@ -77,48 +82,59 @@ fn round(seed: u64) -> Option<(u64, u64)> {
         let local = RepoOptions::new("local");
         site.repository(if encrypted { local.encrypted() } else { local })
     });
-    let cluster = &story.cluster;
+    let Story { cluster, site, .. } = story;
     let space = scratch.path("space");
-    let mut work = Workload::begin(cluster, &story.site, &space, Dice::new(seed ^ 0x5eed));
-    take(&story, &["--type", "full"], &work);
+    let primary = Host { cluster, site, space };
+    let mut work = Workload::begin(&scratch, primary, Dice::new(seed ^ 0x5eed));
+    take(&work.primary, &["--type", "full"], &work);
     let links = 1 + dice.below(8);
     let mut compared = 0;
     for link in 1..=links {
         let steps = dice.below(12);
         work.steps(steps);
+        match dice.below(8) {
+            0 => work.fail_over(),
+            1 => work.raise_standby(),
+            _ => {}
+        }
         if dice.below(8) == 0 {
             work.done.push("maps are lost".to_owned());
-            lose_maps(&story, &mut dice);
+            lose_maps(&work.primary.site, &mut dice);
         }
         work.settle();
         let mut arguments = vec!["--type", if dice.below(6) == 0 { "diff" } else { "incr" }];
         if dice.below(3) == 0 {
             arguments.push("--audit");
         }
-        work.done.push(format!("-- link {link}: {arguments:?}"));
-        let backup = take(&story, &arguments, &work);
-        compared += check_link(&story, &backup, &space, &work);
+        let from_standby = dice.below(2) == 0 && work.standby.is_some();
+        let host = work.standby.as_ref().filter(|_| from_standby).unwrap_or(&work.primary);
+        let place = if from_standby { "the standby" } else { "the primary" };
+        println!("  link {link}: {arguments:?} on {place}");
+        let backup = take(host, &arguments, &work);
+        compared += check_link(&scratch, host, &backup, &work);
         if link == links {
-            check_started(&story, &backup, &space, &work);
+            check_started(&scratch, host, &backup, &work);
         }
+        work.done
+            .push(format!("-- link {link}: {arguments:?} on {place}: {backup}"));
     }
     Some((links, compared))
 }
 
-fn context(work: &Workload<'_>) -> String {
+fn context(work: &Workload) -> String {
     work.done.join("\n")
 }
 
 /// Takes a backup, which must be good; says its label.
-fn take(story: &Story, arguments: &[&str], work: &Workload<'_>) -> String {
-    let ran = story.tool("base-backup").args(arguments).run();
+fn take(host: &Host, arguments: &[&str], work: &Workload) -> String {
+    let ran = host.site.tool("base-backup").args(arguments).run();
     assert!(ran.code == Some(0), "{}\n{}", ran.report(), context(work));
     label(&ran)
 }
 
 /// Damages or removes some of the maps that are stored: a backup has to read more, and be right.
-fn lose_maps(story: &Story, dice: &mut Dice) {
-    for map in story.site.repo().matching(".map.zst") {
+fn lose_maps(site: &Site, dice: &mut Dice) {
+    for map in site.repo().matching(".map.zst") {
         match dice.below(4) {
             0 => mutilate::remove(&map),
             1 => mutilate::flip_middle_bit(&map),
@@ -132,29 +148,21 @@ fn mapped(space: &Path, to: &Path) -> String {
 }
 
 /// Restores a link without starting it, and compares its files with the server's.
-fn check_link(story: &Story, backup: &str, space: &Path, work: &Workload<'_>) -> u64 {
-    story.cluster.checkpoint();
+fn check_link(scratch: &Scratch, host: &Host, backup: &str, work: &Workload) -> u64 {
+    host.cluster.checkpoint();
+    let space = &host.space;
     let (to, to_space) = (
-        story.scratch.path(&format!("r-{backup}")),
-        story.scratch.path(&format!("s-{backup}")),
+        scratch.path(&format!("r-{backup}")),
+        scratch.path(&format!("s-{backup}")),
     );
-    let ran = story
-        .restore_to(
-            &to,
-            &[
-                "--backup",
-                backup,
-                "--target-immediate",
-                "--tablespace",
-                &mapped(space, &to_space),
-            ],
-        )
-        .run();
+    let mapped = mapped(space, &to_space);
+    let arguments = ["--backup", backup, "--target-immediate", "--tablespace", &mapped];
+    let ran = host.site.tool("restore").arg("--to").arg(&to).args(arguments).run();
     assert!(ran.code == Some(0), "{}\n{}", ran.report(), context(work));
-    let document = fs::read(story.site.repo().path(&format!("backup/{backup}/backup.json"))).unwrap();
+    let document = fs::read(host.site.repo().path(&format!("backup/{backup}/backup.json"))).unwrap();
     let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
     let start: Lsn = document["start_lsn"].as_str().unwrap().parse().unwrap();
-    let unlogged = unlogged(&story.cluster);
+    let unlogged = unlogged(&host.cluster);
     let is_unlogged = |path: &str| {
         let name = path.rsplit('/').next().unwrap_or_default();
         let number: String = name.chars().take_while(char::is_ascii_digit).collect();
@@ -163,7 +171,7 @@ fn check_link(story: &Story, backup: &str, space: &Path, work: &Workload<'_>) ->
     let mut compared = Compared::default();
     for below in ["base", "global"] {
         compare(
-            &story.cluster.data().join(below),
+            &host.cluster.data().join(below),
             &to.join(below),
             start,
             &is_unlogged,
@@ -196,24 +204,44 @@ fn unlogged(cluster: &Cluster) -> Vec<String> {
 }
 
 /// Starts a restored link and asks it.
-fn check_started(story: &Story, backup: &str, space: &Path, work: &Workload<'_>) {
+fn check_started(scratch: &Scratch, host: &Host, backup: &str, work: &Workload) {
     let databases = "SELECT datname FROM pg_database WHERE datallowconn AND datname <> 'template1' ORDER BY 1";
-    let databases: Vec<String> = story.cluster.query(databases).into_iter().flatten().flatten().collect();
-    let expected: Vec<_> = databases.iter().map(|name| story.cluster.checksum(name)).collect();
-    story.archive_all();
-    let to_space = story.scratch.path("started-space");
-    let restored = story.promoted(
-        "started",
-        &[
-            "--backup",
-            backup,
-            "--target-immediate",
-            "--target-action",
-            "promote",
-            "--tablespace",
-            &mapped(space, &to_space),
-        ],
+    let databases: Vec<String> = work
+        .primary
+        .cluster
+        .query(databases)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
+    let expected: Vec<_> = databases
+        .iter()
+        .map(|name| work.primary.cluster.checksum(name))
+        .collect();
+    archive_all(&work.primary.cluster);
+    let (to, mapped) = (
+        scratch.path("started"),
+        mapped(&host.space, &scratch.path("started-space")),
     );
+    let arguments = [
+        "--backup",
+        backup,
+        "--target-immediate",
+        "--target-action",
+        "promote",
+        "--tablespace",
+        &mapped,
+    ];
+    host.site
+        .tool("restore")
+        .arg("--to")
+        .arg(&to)
+        .args(arguments)
+        .run()
+        .expect_code(0);
+    let restored = Cluster::adopt(scratch, host.cluster.server(), &to);
+    restored.start();
+    restored.wait_promoted(PATIENCE);
     for (name, expected) in databases.iter().zip(&expected) {
         assert_eq!(
             &restored.checksum(name),

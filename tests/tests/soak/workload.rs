@@ -1,6 +1,10 @@
 //! Random work on a database: what changes blocks in every way that PostgreSQL has. A seed repeats it.
 
-use system_tests::{Cluster, Server, Site, Stop, account};
+use std::thread;
+
+use system_tests::{Scratch, Server, Stop, account};
+
+use crate::hosts::Host;
 
 /// A generator of numbers that a seed repeats (SplitMix64).
 pub struct Dice(u64);
@@ -20,24 +24,32 @@ impl Dice {
 }
 
 /// The work, and what it has done so far.
-pub struct Workload<'a> {
-    pub cluster: &'a Cluster,
-    pub site: &'a Site,
+pub struct Workload {
+    /// The primary.
+    pub primary: Host,
+    /// A standby of it, if there is one.
+    pub standby: Option<Host>,
     pub dice: Dice,
     /// What was run, to be shown if the round fails.
     pub done: Vec<String>,
     databases: u64,
     prepared: u64,
     made: u64,
+    scratch: Scratch,
+    hosts: u64,
 }
 
 const TABLES: u64 = 4;
 
-impl<'a> Workload<'a> {
+impl Workload {
     /// Makes tables with every kind of index, a tablespace, and a sequence.
-    pub fn begin(cluster: &'a Cluster, site: &'a Site, space: &std::path::Path, dice: Dice) -> Workload<'a> {
-        account::create_dir(space, 0o700);
-        cluster.sql(&format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
+    pub fn begin(scratch: &Scratch, primary: Host, dice: Dice) -> Workload {
+        let cluster = &primary.cluster;
+        account::create_dir(&primary.space, 0o700);
+        cluster.sql(&format!(
+            "CREATE TABLESPACE space LOCATION '{}'",
+            primary.space.display()
+        ));
         for table in 0..TABLES {
             cluster.sql(&format!(
                 "CREATE TABLE t{table} (id serial PRIMARY KEY, a int, b text, words text[], spot point, at int4range);
@@ -57,19 +69,21 @@ impl<'a> Workload<'a> {
              CREATE UNLOGGED TABLE fleeting AS SELECT generate_series(1, 500) AS n",
         );
         Workload {
-            cluster,
-            site,
+            primary,
+            standby: None,
             dice,
             done: Vec::new(),
             databases: 0,
             prepared: 0,
             made: 0,
+            scratch: scratch.clone(),
+            hosts: 0,
         }
     }
 
     fn run(&mut self, statements: &str) {
         self.done.push(statements.to_owned());
-        self.cluster.sql(statements);
+        self.primary.cluster.sql(statements);
     }
 
     /// Does so many things.
@@ -82,7 +96,7 @@ impl<'a> Workload<'a> {
     fn step(&mut self) {
         let table = format!("t{}", self.dice.below(TABLES));
         let (low, many) = (self.dice.below(3000), 1 + self.dice.below(200));
-        match self.dice.below(34) {
+        match self.dice.below(36) {
             0..=3 => self.run(&format!(
                 "INSERT INTO {table} (a, b, words, spot, at) SELECT n, repeat(md5((n * 7)::text), 1 + n % 40),
                  ARRAY[n::text], point(n, n), int4range(n, n + 3) FROM generate_series(1, {many}) n"
@@ -137,15 +151,16 @@ impl<'a> Workload<'a> {
             28 => self.run("CHECKPOINT"),
             29 => {
                 self.done.push("switch WAL".to_owned());
-                self.cluster.switch_wal();
+                self.primary.cluster.switch_wal();
             }
             30 => {
                 self.done.push("crash and restart".to_owned());
                 // Without a checkpoint, so that recovery follows.
-                self.cluster.stop(Stop::Immediate);
-                self.cluster.start();
+                self.primary.cluster.stop(Stop::Immediate);
+                self.primary.cluster.start();
             }
             31 => self.new_timeline(),
+            34 | 35 => self.truncate_and_extend(&table, low / 2),
             32 => self.run(&format!(
                 "BEGIN; CREATE TEMP TABLE passing AS SELECT * FROM {table}; ROLLBACK; SELECT count(*) FROM {table}"
             )),
@@ -159,7 +174,7 @@ impl<'a> Workload<'a> {
     fn database(&mut self) {
         self.databases += 1;
         let name = format!("db{}", self.databases);
-        let strategy = match (self.cluster.server().major, self.dice.below(2)) {
+        let strategy = match (self.primary.cluster.server().major, self.dice.below(2)) {
             (15.., 0) => " STRATEGY wal_log",
             (15.., _) => " STRATEGY file_copy",
             _ => "",
@@ -167,7 +182,7 @@ impl<'a> Workload<'a> {
         self.run(&format!("CREATE DATABASE {name}{strategy}"));
         let work = "CREATE TABLE inside AS SELECT n, md5(n::text) AS m FROM generate_series(1, 500) n;
                     CREATE INDEX ON inside (m); UPDATE inside SET m = 'x' WHERE n % 9 = 0";
-        self.cluster.sql_in(&name, work);
+        self.primary.cluster.sql_in(&name, work);
         match self.dice.below(3) {
             0 => self.run(&format!("ALTER DATABASE {name} SET TABLESPACE space")),
             1 if self.databases > 1 => {
@@ -199,8 +214,8 @@ impl<'a> Workload<'a> {
     fn multixact(&mut self, table: &str, low: u64) {
         self.done
             .push(format!("two sessions lock rows of {table} from {low} on"));
-        let mut one = self.cluster.client("postgres");
-        let mut two = self.cluster.client("postgres");
+        let mut one = self.primary.cluster.client("postgres");
+        let mut two = self.primary.cluster.client("postgres");
         let lock =
             format!("SELECT count(*) FROM (SELECT 1 FROM {table} WHERE id BETWEEN {low} AND {low} + 9 FOR SHARE) s");
         for session in [&mut one, &mut two] {
@@ -216,15 +231,96 @@ impl<'a> Workload<'a> {
             return;
         }
         self.done.push("a new timeline".to_owned());
-        self.cluster.stop(Stop::Fast);
-        self.site.recover(self.cluster, false);
-        self.cluster.start();
-        self.cluster.wait_promoted(system_tests::wait::PATIENCE);
+        // It would not follow by itself what it has streamed past.
+        self.standby = None;
+        self.primary.cluster.stop(Stop::Fast);
+        self.primary.site.recover(&self.primary.cluster, false);
+        self.primary.cluster.start();
+        self.primary.cluster.wait_promoted(system_tests::wait::PATIENCE);
     }
 
-    /// Ends what would keep databases from being equal: a transaction that is still prepared stays, as it should.
+    /// The end of a table goes, and comes back longer by the work of several sessions at once: PostgreSQL then adds blocks that WAL
+    /// does not name (`RelationAddExtraBlocks`, `src/backend/access/heap/hio.c`).
+    fn truncate_and_extend(&mut self, table: &str, low: u64) {
+        self.run(&format!("DELETE FROM {table} WHERE id > {low}"));
+        self.run(&format!("VACUUM (TRUNCATE) {table}"));
+        self.done.push(format!("six sessions insert into {table}"));
+        let cluster = &self.primary.cluster;
+        let insert =
+            format!("INSERT INTO {table} (a, b) SELECT n, repeat(md5(n::text), 20) FROM generate_series(1, 10) n");
+        thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    let mut session = cluster.client("postgres");
+                    for _ in 0..25 {
+                        session.batch_execute(&insert).unwrap();
+                    }
+                });
+            }
+        });
+    }
+
+    /// Makes a standby from the newest backup, unless there is one.
+    pub fn raise_standby(&mut self) {
+        if self.standby.is_some() {
+            return;
+        }
+        self.done.push("a standby is made".to_owned());
+        self.hosts += 1;
+        let standby = self.primary.standby(&self.scratch, self.hosts);
+        standby.catch_up(&self.primary.cluster);
+        self.standby = Some(standby);
+    }
+
+    /// The standby takes over; sometimes the old primary, which wrote on, is rewound and takes over again.
+    pub fn fail_over(&mut self) {
+        self.raise_standby();
+        let count = self.dice.below(4);
+        self.steps(count);
+        self.raise_standby();
+        let Some(standby) = self.standby.take() else { return };
+        standby.catch_up(&self.primary.cluster);
+        let split = self.dice.below(2) == 0;
+        if !split {
+            let how = [Stop::Fast, Stop::Immediate][self.dice.below(2) as usize];
+            self.done
+                .push(format!("the primary stops ({how:?}), the standby is promoted"));
+            self.primary.cluster.stop(how);
+        }
+        standby.cluster.promote();
+        let old = std::mem::replace(&mut self.primary, standby);
+        if !split {
+            return;
+        }
+        self.done
+            .push("the standby is promoted, the old primary writes on".to_owned());
+        let lost = "CREATE TABLE lost AS SELECT n, repeat('x', 100) AS b FROM generate_series(1, 500) n; UPDATE t0 SET b = 'lost' WHERE id < 50";
+        old.cluster.sql(lost);
+        self.run("CHECKPOINT");
+        let count = self.dice.below(3);
+        self.steps(count);
+        self.done
+            .push("the old one is rewound to the new one, and follows it".to_owned());
+        self.hosts += 1;
+        let rewound = old.rewound(&self.primary, &self.scratch, self.hosts);
+        rewound.catch_up(&self.primary.cluster);
+        if self.dice.below(2) == 0 {
+            self.done.push("and takes over again".to_owned());
+            self.primary.cluster.stop(Stop::Fast);
+            rewound.cluster.promote();
+            self.primary = rewound;
+        } else {
+            self.standby = Some(rewound);
+        }
+    }
+
+    /// Everything is on disk, on the standby too.
     pub fn settle(&mut self) {
         self.run("CHECKPOINT");
+        if let Some(standby) = &self.standby {
+            standby.catch_up(&self.primary.cluster);
+            standby.cluster.checkpoint();
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod maps;
 pub mod sum;
+pub mod summaries;
 
 use std::collections::{BTreeSet, HashMap};
 

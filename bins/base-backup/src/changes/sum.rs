@@ -23,6 +23,29 @@ pub trait Maps {
     fn scan_whole(&mut self, number: SegmentNumber) -> Result<SegmentMap, String>;
 }
 
+/// Why maps do not say what changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unknown {
+    /// A map is missing. Something else may know.
+    Missing(String),
+    /// What is known of the WAL says that nothing may be concluded from it.
+    Told(String),
+}
+
+impl std::fmt::Display for Unknown {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing(why) | Self::Told(why) => to.write_str(why),
+        }
+    }
+}
+
+impl From<String> for Unknown {
+    fn from(why: String) -> Self {
+        Self::Told(why)
+    }
+}
+
 /// Adds up what all records from `from` to `to` say, which lie in these segments.
 ///
 /// # Errors
@@ -32,28 +55,28 @@ pub fn add_up(
     numbers: RangeInclusive<SegmentNumber>,
     from: Lsn,
     to: Lsn,
-) -> Result<Changed, String> {
+) -> Result<Changed, Unknown> {
     let (first, last) = (numbers.start().0, numbers.end().0);
     let mut changed = Changed::default();
     let mut before: Option<SegmentMap> = None;
     for number in (first..=last).map(SegmentNumber) {
-        let map = maps.map(number)?;
+        let map = maps.map(number).map_err(Unknown::Missing)?;
         if let Some(before) = before {
             take(&mut changed, &between(maps, &before, &map, number, to)?, from)?;
         }
         let known = map.known_until();
         if number.0 < last && !map.reaches_end() || number.0 == last && known < to.0 {
-            return Err(match &map.exit {
+            return Err(Unknown::Told(match &map.exit {
                 common::postgres::walmap::Exit::Incomplete { lsn, doubt } => not_understood(*lsn, *doubt),
                 _ => format!("WAL ends at {}", Lsn(known)),
-            });
+            }));
         }
         take(&mut changed, &map.changes, from)?;
         before = Some(map);
     }
     match before {
         Some(_) => Ok(changed),
-        None => Err("there is no WAL between the two backups".to_owned()),
+        None => Err(Unknown::Told("there is no WAL between the two backups".to_owned())),
     }
 }
 

@@ -93,7 +93,11 @@ fn added(change: impl FnOnce(&mut Fake)) -> Result<Vec<u32>, String> {
         SegmentNumber(2)..=SegmentNumber(5),
         lsn(2, 0x1000),
         lsn(5, 0x8000),
-    )?;
+    )
+    .map_err(|unknown| match unknown {
+        Unknown::Missing(why) => format!("missing: {why}"),
+        Unknown::Told(why) => why,
+    })?;
     match changed.file(&relation_file("data/base/5/16384").unwrap(), 0, 1000) {
         FileChange::Blocks { blocks, .. } => Ok(blocks.iter().collect()),
         FileChange::Whole(why) => panic!("{why}"),
@@ -119,7 +123,7 @@ fn a_segment_without_a_map_leaves_nothing_certain() {
         let why = refused(|fake| {
             fake.maps.remove(&number);
         });
-        assert_eq!(why, "it is missing");
+        assert_eq!(why, "missing: it is missing");
     }
 }
 
