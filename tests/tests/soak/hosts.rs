@@ -23,18 +23,33 @@ impl Host {
             scratch.path(&format!("space{number}")),
         );
         let conninfo = self.conninfo();
-        let mapped = format!("{}={}", self.space.display(), space.display());
-        let arguments = ["--standby", "--primary-conninfo", &conninfo, "--tablespace", &mapped];
+        let mapped = self.mapped(&space);
+        let timeline = self.timeline();
+        let follow = [
+            "--standby",
+            "--primary-conninfo",
+            &conninfo,
+            "--target-timeline",
+            &timeline,
+        ];
+        let arguments = ["--tablespace", &mapped, "--archive-mode", "keep"];
         self.site
             .tool("restore")
             .arg("--to")
             .arg(&data)
+            .args(follow)
             .args(arguments)
             .run()
             .expect_code(0);
         let host = self.enlist(scratch, number, &data, space);
         host.cluster.start();
         host
+    }
+
+    /// Whether the stand has what it takes: the program of the server's version, and changes of hint bits in WAL.
+    pub fn can_be_rewound(&self) -> bool {
+        let logged = "SELECT current_setting('data_checksums') = 'on' OR current_setting('wal_log_hints') = 'on'";
+        self.cluster.server().program("pg_rewind").is_file() && self.cluster.query_one(logged) == "t"
     }
 
     /// This host again, after it was rewound to `primary`, which it follows now.
@@ -56,6 +71,12 @@ impl Host {
         host
     }
 
+    /// Makes a standby the primary. The settings of its recovery would be in the way of the next one, and pg_rewind copies them.
+    pub fn promote(&self) {
+        self.cluster.promote();
+        account::write(&self.cluster.data().join("postgresql.auto.conf"), "", 0o600);
+    }
+
     /// A host with this data directory that shares this one's repository.
     fn enlist(&self, scratch: &Scratch, number: u64, data: &Path, space: PathBuf) -> Host {
         let cluster = Cluster::adopt(scratch, self.cluster.server(), data);
@@ -66,6 +87,22 @@ impl Host {
         site.archive(&cluster);
         cluster.conf(&[format!("restore_command = '{}'", site.restore_command())]);
         Host { cluster, site, space }
+    }
+
+    /// Puts the tablespace elsewhere in a restore; by its number, since each host has it in another place.
+    pub fn mapped(&self, to: &Path) -> String {
+        let number = self
+            .cluster
+            .query_one("SELECT oid FROM pg_tablespace WHERE spcname = 'space'");
+        format!("{number}={}", to.display())
+    }
+
+    /// The timeline that this primary writes.
+    fn timeline(&self) -> String {
+        let name = self
+            .cluster
+            .query_one("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+        u32::from_str_radix(&name[..8], 16).unwrap().to_string()
     }
 
     fn conninfo(&self) -> String {

@@ -272,22 +272,23 @@ impl Workload {
         self.standby = Some(standby);
     }
 
-    /// The standby takes over; sometimes the old primary, which wrote on, is rewound and takes over again.
-    pub fn fail_over(&mut self) {
+    /// The standby takes over. Where the old primary wrote on meanwhile (`split`) and pg_rewind is there, it is rewound, and
+    /// sometimes takes over again.
+    pub fn fail_over(&mut self, split: bool) {
         self.raise_standby();
         let count = self.dice.below(4);
         self.steps(count);
         self.raise_standby();
         let Some(standby) = self.standby.take() else { return };
         standby.catch_up(&self.primary.cluster);
-        let split = self.dice.below(2) == 0;
+        let split = split && self.primary.can_be_rewound();
         if !split {
             let how = [Stop::Fast, Stop::Immediate][self.dice.below(2) as usize];
             self.done
                 .push(format!("the primary stops ({how:?}), the standby is promoted"));
             self.primary.cluster.stop(how);
         }
-        standby.cluster.promote();
+        standby.promote();
         let old = std::mem::replace(&mut self.primary, standby);
         if !split {
             return;
@@ -307,7 +308,7 @@ impl Workload {
         if self.dice.below(2) == 0 {
             self.done.push("and takes over again".to_owned());
             self.primary.cluster.stop(Stop::Fast);
-            rewound.cluster.promote();
+            rewound.promote();
             self.primary = rewound;
         } else {
             self.standby = Some(rewound);
