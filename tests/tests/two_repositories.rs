@@ -133,3 +133,63 @@ fn a_required_repository_that_is_dead_keeps_wal_and_the_other_has_it() {
 fn an_optional_repository_that_is_dead_is_brought_level_later() {
     one_dead("two_optional", false);
 }
+
+#[test]
+fn what_an_optional_repository_missed_comes_with_the_next_wal_or_is_told() {
+    let Some(server) = Server::need(15) else { return };
+    let story = Story::with("missed", &server, Options::default(), |site: Site| {
+        site.repository(RepoOptions::new("first"))
+            .repository(RepoOptions::new("second").line("required = false"))
+    });
+    let cluster = &story.cluster;
+    let (first, second) = (&story.site.repos[0], &story.site.repos[1]);
+    let away = second.dir.with_extension("away");
+    let notes = story.site.state().join("main/missed/second");
+    let noted = || fs::read_dir(&notes).map(Iterator::count).unwrap_or_default();
+    let archived = || {
+        let segment = cluster.switch_wal();
+        cluster.wait_archived(&segment);
+        segment
+    };
+
+    story.step("segments that only the first repository gets");
+    fs::rename(&second.dir, &away).unwrap();
+    let missed = [archived(), archived()];
+    fs::rename(&away, &second.dir).unwrap();
+    assert!(missed.iter().all(|name| first.has_wal(name) && !second.has_wal(name)));
+    assert!(noted() >= 2);
+
+    story.step("come with the next one");
+    archived();
+    let level = || missed.iter().all(|name| second.has_wal(name)) && noted() == 0;
+    system_tests::wait_until("the second repository is level", system_tests::wait::PATIENCE, level);
+
+    story.step("those that pg_wal has no longer are told");
+    fs::rename(&second.dir, &away).unwrap();
+    let gone = archived();
+    let file = cluster.data().join("pg_wal").join(&gone);
+    system_tests::wait_until("the segment has left pg_wal", system_tests::wait::PATIENCE, || {
+        archived();
+        cluster.checkpoint();
+        !file.exists()
+    });
+    fs::rename(&away, &second.dir).unwrap();
+    let told = || {
+        archived();
+        cluster.log().contains("pgkeep-sync --to second brings it level")
+    };
+    system_tests::wait_until("the server's log says what to do", system_tests::wait::PATIENCE, told);
+
+    story.step("and are forgotten once sync has brought them");
+    assert!(!second.has_wal(&gone));
+    story
+        .tool("sync")
+        .args(["--from", "first", "--to", "second"])
+        .run()
+        .expect_code(0);
+    assert!(second.has_wal(&gone));
+    system_tests::wait_until("nothing is missed any more", system_tests::wait::PATIENCE, || {
+        archived();
+        noted() == 0
+    });
+}

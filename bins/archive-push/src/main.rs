@@ -7,6 +7,7 @@ mod batch;
 mod content;
 mod dropped;
 mod marker;
+mod missed;
 mod push;
 mod store;
 mod target;

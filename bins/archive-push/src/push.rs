@@ -146,7 +146,7 @@ pub fn attempt(config: &Config, cluster: &Cluster, asked: &Asked, host: &str) ->
     match prepared() {
         Ok((run, repositories)) => {
             let markers = Markers::new(&config.spool_directory, &cluster.name, &asked.data_directory);
-            let result = store::run(&run, config, repositories, &markers, asked.name);
+            let result = store::run(&run, config, repositories, &markers, (&cluster.name, asked.name));
             tell_of_gaps(config, cluster, &result, host);
             // Where archive-get's own child, which nobody waits for, may never run.
             leftovers::collect(

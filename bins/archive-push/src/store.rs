@@ -13,6 +13,7 @@ use common::repository::pins::Pin;
 
 use crate::batch;
 use crate::marker::Markers;
+use crate::missed::Missed;
 use crate::target::{self, Offer, Run, Target};
 
 /// What others are not kept waiting for longer: a repository that takes more time for one file is waited for while they
@@ -32,7 +33,7 @@ pub fn run(
     config: &Config,
     repositories: Vec<Repository>,
     markers: &Markers,
-    asked: WalName,
+    (cluster, asked): (&str, WalName),
 ) -> Result<()> {
     let targets: Vec<Arc<Target>> = repositories.into_iter().map(Target::new).collect();
     let push = Push {
@@ -40,6 +41,7 @@ pub fn run(
         targets: &targets,
         config,
         markers,
+        missed: Missed::below(&config.state_directory.join(cluster)),
         soon: SOON.min(config.patience),
     };
     let begun = Instant::now();
@@ -54,7 +56,10 @@ pub fn run(
     offer.give_up();
     let holders = offer.holders();
     push.ahead(asked, &holders);
-    match sort_out(&asked, offer) {
+    let optional = holders.iter().filter(|target| !target.repository.required);
+    push.missed
+        .bring_level(run, &optional.cloned().collect::<Vec<_>>(), push.soon);
+    match push.sort_out(&asked, offer) {
         Some(error) => Err(cannot(error)),
         None if holders.is_empty() => Err(cannot(nobody_took_it())),
         None => Ok(()),
@@ -77,6 +82,7 @@ struct Push<'a> {
     targets: &'a [Arc<Target>],
     config: &'a Config,
     markers: &'a Markers,
+    missed: Missed,
     soon: Duration,
 }
 
@@ -113,7 +119,7 @@ impl Push<'_> {
         offer.wait(self.soon);
         offer.give_up();
         let (content, holders) = (offer.content, offer.holders());
-        let failed = sort_out(name, offer);
+        let failed = self.sort_out(name, offer);
         match content {
             Some(content) if !holders.is_empty() => {
                 let pins = self.pins_for_marker(&holders);
@@ -131,26 +137,27 @@ impl Push<'_> {
         let named = holders.iter().filter(|target| !whole || is_required(target));
         named.filter_map(|target| target.pin()).cloned().collect()
     }
-}
 
-/// Returns the first failure of a required repository, and tells the others.
-fn sort_out(name: &WalName, offer: Offer) -> Option<Error> {
-    let mut failed = None;
-    for (target, error) in offer.into_errors() {
-        let repository = &target.repository;
-        let error = error.context(format!("repository \"{}\"", repository.name));
-        if !repository.required {
-            log::warn!(
-                "{name} is not stored everywhere, though in all required places: {}",
-                chain(&error)
-            );
-        } else if failed.is_none() {
-            failed = Some(error);
-        } else {
-            log::error!("cannot store WAL {name}: {}", chain(&error));
+    /// Returns the first failure of a required repository, tells the others, and notes what a repository missed that work goes on without.
+    fn sort_out(&self, name: &WalName, offer: Offer) -> Option<Error> {
+        let mut failed = None;
+        for (target, error) in offer.into_errors() {
+            let repository = &target.repository;
+            let error = error.context(format!("repository \"{}\"", repository.name));
+            if !repository.required {
+                self.missed.note(&repository.name, name);
+                log::warn!(
+                    "{name} is not stored everywhere, though in all required places: {}",
+                    chain(&error)
+                );
+            } else if failed.is_none() {
+                failed = Some(error);
+            } else {
+                log::error!("cannot store WAL {name}: {}", chain(&error));
+            }
         }
+        failed
     }
-    failed
 }
 
 fn nobody_took_it() -> Error {

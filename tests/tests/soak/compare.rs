@@ -2,7 +2,7 @@
 //!
 //! A page that changed after the backup's start is mended by replay, so it may differ. Any other must carry the same LSN and the same
 //! bytes, but for what PostgreSQL writes without WAL: hint bits of tuples and line pointers, the page's flags, its prune hint and checksum,
-//! what lies in the free space between (`src/backend/access/common/bufmask.c`). Visibility maps have to be equal to the byte: clearing a bit leaves the LSN alone.
+//! command numbers of rows, what pads rows, what lies in the free space between (`src/backend/access/common/bufmask.c`). Visibility maps have to be equal to the byte: clearing a bit leaves the LSN alone.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -154,9 +154,13 @@ fn masked(page: &[u8]) -> Vec<u8> {
             let kept = item & !(3 << 15);
             page[at..at + 4].copy_from_slice(&kept.to_le_bytes());
         } else if flags == 1 && length >= 23 && offset + length <= PAGE {
-            // t_infomask: whether xmin and xmax are known to have committed or not.
+            // t_infomask: whether xmin and xmax are known to have committed or not, and whether t_cid is a combined one.
             let infomask = offset + 20;
             page[infomask + 1] &= !0x0f;
+            page[infomask] &= !0x20;
+            // t_cid matters to the transaction that wrote it alone, and what pads a row to nobody: replay sets neither.
+            page[offset + 8..offset + 12].fill(0);
+            page[offset + length..(offset + length).next_multiple_of(8)].fill(0);
         }
     }
     page
