@@ -281,8 +281,13 @@ fn check_started(scratch: &Scratch, host: &Host, backup: &str, work: &Workload) 
         .flatten()
         .flatten()
         .collect();
-    // Of the very server: sequences differ between those that count and those that replay.
-    let expected: Vec<_> = databases.iter().map(|name| host.cluster.checksum(name)).collect();
+    // Sequences are no part of it where a chain goes over servers.
+    let moved = work.standby.is_some() || work.done.iter().any(|step| step.contains("promoted"));
+    let contents = |cluster: &Cluster, name: &str| match moved {
+        true => cluster.checksum(name).without_sequences(),
+        false => cluster.checksum(name),
+    };
+    let expected: Vec<_> = databases.iter().map(|name| contents(&host.cluster, name)).collect();
     archive_all(&work.primary.cluster);
     let (to, to_space) = (scratch.path("started"), scratch.path("started-space"));
     restore_into(host, &document(&host.site, backup), &to, &to_space)
@@ -294,7 +299,7 @@ fn check_started(scratch: &Scratch, host: &Host, backup: &str, work: &Workload) 
     restored.wait_promoted(PATIENCE);
     for (name, expected) in databases.iter().zip(&expected) {
         assert_eq!(
-            &restored.checksum(name),
+            &contents(&restored, name),
             expected,
             "{backup}, database {name}\n{}",
             context(work)
