@@ -14,6 +14,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
 
 use crate::stand;
+use crate::tool::Tool;
 use crate::wait::wait_until;
 
 /// The account that every Azurite has.
@@ -48,6 +49,19 @@ impl Emulator {
             command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
             command
         }))
+    }
+
+    /// Asks moto by boto3, Amazon's own client for Python, which comes with it; `script` finds it as `s3`. Says what the script prints.
+    pub fn boto3(&self, script: &str) -> String {
+        let program = installed("moto-", "bin/python").unwrap();
+        let endpoint = self.endpoint();
+        let client = format!(
+            "import boto3, json\ns3 = boto3.client('s3', endpoint_url='{endpoint}', region_name='us-east-1', \
+             aws_access_key_id='k', aws_secret_access_key='s')\n{script}"
+        );
+        // Its Python may be of another user's.
+        let asked = Tool::program(program).args(["-c", &client]).as_root().run();
+        asked.expect_code(0).stdout
     }
 
     /// Starts Azurite's blob service with the account `devstoreaccount1`, or says that the calling test is skipped.

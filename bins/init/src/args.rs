@@ -37,6 +37,13 @@ pub struct Args {
     #[arg(long, value_name = "UUID", conflicts_with = "check")]
     pub replace: Option<String>,
 
+    /// Print the lifecycle rules that the bucket of a repository in S3 should have, by its retention; do nothing else
+    ///
+    /// They are for `aws s3api put-bucket-lifecycle-configuration`, which replaces all rules of a bucket: with several clusters in one bucket
+    /// put their rules together.
+    #[arg(long, conflicts_with_all = ["check", "new_history", "replace", "generate_key"])]
+    pub lifecycle: bool,
+
     #[command(flatten)]
     pub repositories: Repositories,
 
@@ -50,8 +57,12 @@ impl HasCommon for Args {
     }
 }
 
-const EXAMPLES: [(&str, &str); 3] = [
+const EXAMPLES: [(&str, &str); 4] = [
     ("Make a key", "pgkeep-init --generate-key /root/pgkeep-identity.txt"),
     ("Create the repositories of the only configured cluster", "pgkeep-init"),
     ("Check everything before relying on it", "pgkeep-init --check"),
+    (
+        "Lifecycle rules for a bucket",
+        "pgkeep-init --lifecycle --repository offsite > rules.json",
+    ),
 ];

@@ -5,10 +5,12 @@ mod check;
 mod command;
 mod create;
 mod key;
+mod lifecycle;
 
 use std::process::ExitCode;
 
-use common::error::Result;
+use common::config::{Cluster, Config, Location};
+use common::error::{Error, Kind, Result};
 use common::exit;
 use common::time::UtcTime;
 
@@ -24,6 +26,9 @@ fn run(args: args::Args) -> Result<()> {
     let environment = exit::environment;
     let config = args.common.load(&environment)?;
     let cluster = args.common.choose(&config)?;
+    if args.lifecycle {
+        return print_rules(&config, cluster, &args);
+    }
     if let Some(note) = cluster
         .data_directory
         .as_deref()
@@ -37,4 +42,24 @@ fn run(args: args::Args) -> Result<()> {
         return check::run(&config, cluster, &args, &environment);
     }
     create::run(&config, cluster, &args, UtcTime::now())
+}
+
+/// The rules go to stdout, what there is to say about them to stderr.
+fn print_rules(config: &Config, cluster: &Cluster, args: &args::Args) -> Result<()> {
+    let chosen = config.repositories(&args.repositories.names)?;
+    let in_s3: Vec<_> = (chosen.iter())
+        .filter(|repository| matches!(repository.location, Location::S3 { .. }))
+        .collect();
+    let repository = match (in_s3.as_slice(), chosen.as_slice()) {
+        ([one], _) => one,
+        ([], [one, ..]) => one,
+        (several, _) => {
+            let names: Vec<&str> = several.iter().map(|repository| repository.name.as_str()).collect();
+            let message = format!("several repositories are in buckets: {}", names.join(", "));
+            return Err(Error::new(Kind::Config, message).hint("choose one with --repository"));
+        }
+    };
+    let rules = lifecycle::rules(repository, &cluster.name, cluster.full_interval)?;
+    log::info!("repository \"{}\": {}", repository.name, rules.said);
+    exit::print(&format!("{:#}\n", rules.document))
 }
