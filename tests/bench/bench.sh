@@ -8,11 +8,11 @@
 #   PGKEEP_BENCH_JOBS      workers, here and there (2)
 #   PGKEEP_BENCH_SEGMENTS  WAL segments to archive, fetch and replay (48)
 #   PGKEEP_BENCH_DATA      data sets: "pgbench realistic"
-#   PGKEEP_BENCH_PARTS     parts: "backup restore incr push get recovery start"
+#   PGKEEP_BENCH_PARTS     parts: "backup restore incr push get recovery start", and "offsite" where root asks for it
 #
 # In a round every candidate runs once, in turn, so that what else the machine does hits all alike; a ratio is the median
 # of the ratios within rounds. MEASURE is the harness's `measure`: wall, CPU of the process with its children, and the
-# largest resident memory of one process. Nothing is kept but the result and the samples beside it.
+# largest resident memory of one process. Beside MEASURE lies `elsewhere`, the servers of the part offsite. Nothing is kept but the result and the samples beside it.
 set -euo pipefail
 
 tools=$(cd "${1:?usage: bench.sh DIRECTORY-WITH-THE-TOOLS MEASURE RESULT.json}" && pwd)
@@ -55,10 +55,37 @@ start_server() {
     as_owner pg_ctl -D "$1" -l "$1.log" -w -s -t 300 start || { tail -n 20 "$1.log" >&2; die "the server does not start"; }
     running=$1
 }
+# Servers of S3 and SFTP, as long as a pipe is open.
+elsewhere_pid='' elsewhere='' s3_endpoint='' s3_authority='' s3_credentials='' s3_key='' s3_secret=''
+sftp_url='' sftp_key='' sftp_program='' sftp_objects=''
+start_elsewhere() {
+    local wait
+    mkdir -p "$scratch/elsewhere" && mkfifo "$scratch/elsewhere/open"
+    "$(dirname "$measure")/elsewhere" "$scratch/elsewhere" <"$scratch/elsewhere/open" >"$scratch/elsewhere/says" &
+    elsewhere_pid=$!
+    exec {elsewhere_open}>"$scratch/elsewhere/open"
+    for ((wait = 0; wait < 100; wait++)); do
+        grep -q ready "$scratch/elsewhere/says" && break
+        sleep 0.1
+    done
+    # shellcheck source=/dev/null
+    . "$scratch/elsewhere/says"
+    [[ ${elsewhere:-} == ready && -n ${sftp_url:-} ]] || die 'the servers of S3 and SFTP do not start'
+    chown -R "$owner" "$scratch/elsewhere"
+    chmod 755 "$scratch/elsewhere"
+    cp "$sftp_program" "$scratch/bin/ssh"
+}
+stop_elsewhere() {
+    [[ -n $elsewhere_pid ]] || return 0
+    exec {elsewhere_open}>&-
+    wait "$elsewhere_pid"
+    elsewhere_pid=
+}
 cleanup() {
     local code=$?
     trap - EXIT
     stop_server immediate || true
+    stop_elsewhere || true
     [[ -n ${PGKEEP_KEEP:-} ]] && say "kept $scratch" || rm -rf "$scratch"
     exit $code
 }
@@ -189,6 +216,8 @@ case \$turn in
 default+*) pgkeep-archive-push --config $(pgkeep default) "\$1" || exit 1 ;;
 esac
 case \${turn#default+} in
+s3) exec pgkeep-archive-push --config $(pgkeep s3) "\$1" ;;
+sftp) exec pgkeep-archive-push --config $(pgkeep sftp) "\$1" ;;
 default) exec pgkeep-archive-push --config $(pgkeep default) "\$1" ;;
 level3) exec pgkeep-archive-push --config $(pgkeep level3) "\$1" ;;
 plain) exec cp "\$1" $base/plain/"\$2" ;;
@@ -319,6 +348,85 @@ part_incr() {
         done
     done
     archive_to plain
+}
+
+# What goes over the wire: to servers of this machine, so that it is their and our work that counts, not a network's.
+write_elsewhere() {
+    local one
+    for one in s3 sftp; do
+        as_owner mkdir -p "$base/$one"/{state,spool}
+        as_owner sh -c "sed -e 's#$base/default#$base/$one#' -e '/^\[repository/,\$d' $base/default.toml >$base/$one.toml"
+    done
+    as_owner tee -a "$base/s3.toml" >/dev/null <<EOF
+[repository.offsite]
+url = "s3://backups/$set"
+endpoint = "$s3_endpoint"
+ca_file = "$s3_authority"
+credentials_file = "$s3_credentials"
+EOF
+    as_owner tee -a "$base/sftp.toml" >/dev/null <<EOF
+[repository.offsite]
+url = "$sftp_url"
+ssh_key = "$sftp_key"
+EOF
+    write_pgbackrest pgbackrest-s3 repo1-type=s3 repo1-s3-bucket=backups repo1-s3-region=us-east-1 repo1-s3-uri-style=path \
+        "repo1-s3-endpoint=$s3_endpoint" "repo1-storage-ca-file=$s3_authority" "repo1-s3-key=$s3_key" "repo1-s3-key-secret=$s3_secret"
+    as_owner sed -i "s#^repo1-path=.*#repo1-path=/pgbackrest-$set#" "$base/pgbackrest-s3.conf"
+    as_owner sh -c "sed 's/^spool-path/archive-async=y\n&/' $base/pgbackrest-s3.conf >$base/pgbackrest-s3-async.conf"
+    for one in s3 sftp; do as_owner pgkeep-init --config "$(pgkeep "$one")" >/dev/null 2>&1; done
+    pgbackrest pgbackrest-s3 stanza-create
+}
+
+part_offsite() {
+    local round one
+    say "$set: backup and restore over S3 and SFTP"
+    for ((round = 1; round <= rounds; round++)); do
+        for one in s3 sftp; do
+            archive_to "$one"
+            take offsite-backup "$one" "$round" pgkeep-base-backup --config "$(pgkeep "$one")" --type full -q
+        done
+        archive_to pgbackrest-s3
+        take offsite-backup pgbackrest-s3 "$round" pgbackrest --config="$base/pgbackrest-s3.conf" --stanza=main --type=full backup
+    done
+    archive_to plain
+    for ((round = 1; round <= rounds; round++)); do
+        for one in s3 sftp; do
+            take offsite-restore "$one" "$round" pgkeep-restore --config "$(pgkeep "$one")" --to "$base/restored" --target-immediate -q
+            sized "$base/restored"
+            rm -rf "$base/restored"
+        done
+        as_owner mkdir -m 700 "$base/restored"
+        take offsite-restore pgbackrest-s3 "$round" pgbackrest --config="$base/pgbackrest-s3.conf" --stanza=main \
+            --pg1-path="$base/restored" --type=immediate restore
+        sized "$base/restored"
+        rm -rf "$base/restored"
+    done
+}
+
+# Every waiting segment, one call after the other, as PostgreSQL makes them; the first ones take others along.
+drain() { # CALL
+    echo "for one in ${wal[*]}; do $1 pg_wal/\$one || exit; rm -f pg_wal/archive_status/\$one.ready; done"
+}
+forget_elsewhere() { # PLACE
+    find "$1" -regextype posix-extended -regex '.*/[0-9A-F]{24}[.-][^/]*' -delete
+    empty_of_files "$base"/{s3,sftp,pgbackrest-s3}/spool
+}
+part_drain() {
+    local round one
+    say "$set: ${#wal[@]} waiting segments to S3 and SFTP"
+    cwd=$pushing
+    for ((round = 1; round <= rounds; round++)); do
+        for one in s3 sftp; do
+            forget_elsewhere "$scratch/elsewhere/s3" && forget_elsewhere "$sftp_objects"
+            ready "${wal[@]}"
+            take drain "$one" "$round" sh -c "$(drain "pgkeep-archive-push --config $(pgkeep "$one")")"
+        done
+        forget_elsewhere "$scratch/elsewhere/s3"
+        ready "${wal[@]}"
+        take drain pgbackrest-s3 "$round" sh -c "$(drain "pgbackrest --config=$base/pgbackrest-s3-async.conf --stanza=main --pg1-path=$pushing archive-push")"
+        unready
+    done
+    unset cwd
 }
 
 # A copy of the stopped cluster to recover from, then WAL, archived to a plain directory; then a directory that looks like
@@ -526,7 +634,7 @@ median='function median(list, n,   i, j, t) {
 # One line for each data set, task and candidate: medians, and ratios to the reference, whose rounds are compared one by one.
 summary() {
     awk -F '\t' -v OFS='\t' "$median"'
-        function reference(task) { return task == "recovery" ? "cp" : task ~ /warm|ahead/ ? "true" : "pgbackrest" }
+        function reference(task) { return task == "recovery" ? "cp" : task ~ /warm|ahead/ ? "true" : task ~ /offsite|drain/ ? "pgbackrest-s3" : "pgbackrest" }
         { key = $1 OFS $2 OFS $3
           if (!(key in count)) order[++keys] = key
           count[key]++
@@ -601,8 +709,14 @@ for set in "${sets[@]}"; do
     wanted backup || wanted restore || wanted incr && part_backup
     wanted restore && part_restore
     wanted incr && part_incr
-    if wanted push || wanted get || wanted recovery || wanted start; then
+    if wanted offsite; then
+        start_elsewhere
+        write_elsewhere
+        part_offsite
+    fi
+    if wanted push || wanted get || wanted recovery || wanted start || wanted offsite; then
         make_wal
+        wanted offsite && part_drain
         wanted push && part_push
         wanted start && [[ ! -e $scratch/instructions.tsv ]] && part_start
         wanted get || wanted recovery && push_everything
@@ -610,6 +724,7 @@ for set in "${sets[@]}"; do
         wanted recovery && part_recovery
     fi
     stop_server
+    stop_elsewhere
     [[ -n ${PGKEEP_KEEP:-} ]] || rm -rf "$base"
 done
 report

@@ -223,7 +223,7 @@ impl Judge<'_> {
             Target::End => counting().last(),
             Target::Immediate => {
                 let picked = counting().last();
-                until = picked.map(|backup| backup.stop_lsn);
+                until = picked.map(|backup| before(backup.stop_lsn));
                 picked
             }
             Target::Time { time, .. } => counting().rfind(|backup| backup.stopped <= *time),

@@ -587,3 +587,16 @@ fn windows_span_backups_whose_wal_is_joined() {
         ]
     );
 }
+
+#[test]
+fn a_backup_that_stops_at_the_end_of_a_segment_needs_no_other_one() {
+    let mut archive = archive();
+    // So may one of a standby, after the primary has ended a segment.
+    archive.backups[3].stop_lsn = at(15, 0);
+    for (last, right) in [(14, true), (15, true), (13, false)] {
+        archive.wal = wal(&[(1, 1, 20), (2, 5, 15), (3, 11, last)]);
+        let mut asked = request(Target::Immediate);
+        asked.backup = Some(label('d'));
+        assert_eq!(answer(&asked, &archive, &NoMaps).is_ok(), right, "{last}");
+    }
+}

@@ -129,8 +129,10 @@ fn masked(page: &[u8]) -> Vec<u8> {
     page[20..24].fill(0);
     let is_heap = special == PAGE;
     // What lies between the line pointers and the rows is nobody's: replay of a full image clears it, the server that made the page did not
-    // (mask_unused_space). Chains go over servers.
-    if let Some(upper) = word(&page, 14).filter(|upper| lower > 24 && lower <= *upper && *upper <= special) {
+    // (mask_unused_space; a page of GIN may not say where its free space begins). Chains go over servers.
+    if let Some(upper) =
+        word(&page, 14).filter(|upper| lower <= *upper && *upper <= special && (lower > 24 || PAGE - special != 8))
+    {
         page[lower..upper].fill(0);
     }
     // The pages that SP-GiST last used stand in its metapage without WAL (SpGistUpdateMetaPage, src/backend/access/spgist/spgutils.c).
