@@ -184,6 +184,40 @@ fn what_goes_is_gone_and_nothing_else() {
 }
 
 #[test]
+fn a_backup_that_begins_after_the_last_look_keeps_what_it_leans_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    fill(&store);
+    let repository = repository(Arc::clone(&store));
+    let look = || {
+        let survey = survey(&repository, dir.path(), UtcTime::now()).unwrap();
+        plan(Some(&policy()), &survey, Duration::from_secs(3600))
+            .unwrap()
+            .removal()
+    };
+    let removal = look().both(&look());
+    // Here time passes: what goes before is deleted from a store that is far away.
+    let leaned_on = removal.backups.last().unwrap().label;
+    let started = UtcTime::now().whole_seconds();
+    let intent = Intent {
+        format: 1,
+        label: Label::new(started, BackupType::Incr, Nonce::random().unwrap()),
+        host: "h".to_owned(),
+        pid: 1,
+        started,
+        system_identifier: "7".to_owned(),
+        leans_on: vec![leaned_on],
+    };
+    backup::write_intent(&repository, &intent).unwrap();
+    act(&repository, &removal, 1).unwrap();
+    let catalog = catalog::read(&repository, None).unwrap();
+    assert!(
+        catalog.get(leaned_on).is_some(),
+        "{leaned_on} is gone, and a running backup leans on it"
+    );
+}
+
+#[test]
 fn after_a_crash_at_any_step_all_that_counts_is_whole_and_the_next_run_ends_the_work() {
     let whole: Arc<dyn Store> = Arc::new(MemoryStore::new());
     fill(&whole);
