@@ -4,13 +4,15 @@ use std::time::{Duration, Instant};
 
 use common::error::{Error, Kind, Result, chain};
 use common::interrupt;
-use common::postgres::{SegmentNumber, Session, StartPoint, StopPoint};
+use common::postgres::{SegmentName, SegmentNumber, Session, StartPoint, StopPoint};
+use common::repository::Repository;
 use common::repository::writer::BackupWriter;
 use common::units::display_duration;
 
 use crate::making::Making;
 use crate::primary::NAME_IT;
 use crate::role::Role;
+use crate::same;
 use crate::server;
 use crate::wait::{Archiving, Wanted, wait_for};
 
@@ -42,7 +44,7 @@ impl Making<'_> {
         };
         let alive = writer.alive();
         let patience = self.around.cluster.archive_wait;
-        let outcomes = wait_for(&alive, &wanted, patience);
+        let outcomes = self.own(&alive, &wanted, wait_for(&alive, &wanted, patience));
         interrupt::check()?;
         for (repository, outcome) in alive.iter().zip(outcomes) {
             match outcome {
@@ -55,6 +57,19 @@ impl Making<'_> {
             }
         }
         writer.check()
+    }
+
+    /// Of the repositories that hold what was wanted, those whose last segment is really this server's: it came behind all others.
+    fn own(&self, repositories: &[&Repository], wanted: &Wanted, outcomes: Vec<Result<()>>) -> Vec<Result<()>> {
+        // What a standby has of it may not be all yet.
+        if self.role == Role::Standby {
+            return outcomes;
+        }
+        let pg_wal = self.data_directory.join("pg_wal");
+        let name = SegmentName::new(wanted.timeline, wanted.last, wanted.size);
+        let both = repositories.iter().zip(outcomes);
+        both.map(|(repository, outcome)| outcome.and_then(|()| same::check(repository, wanted.system, &pg_wal, name)))
+            .collect()
     }
 
     /// Waits until a standby has replayed all of the backup that this one leans on: before, its restart point may be older.
@@ -140,6 +155,7 @@ impl Making<'_> {
         let alive = writer.alive();
         let mut lacking = None;
         let outcomes = wait_for(&alive, &wanted, self.around.cluster.archive_wait);
+        let outcomes = self.own(&alive, &wanted, outcomes);
         interrupt::check()?;
         for (repository, outcome) in alive.iter().zip(outcomes) {
             if let Err(error) = outcome {

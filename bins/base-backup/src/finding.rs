@@ -72,7 +72,7 @@ impl Making<'_> {
         };
         let since = Instant::now();
         let changed = match self.control.block_size {
-            PAGE_BYTES => add_up(&mut wal, first..=last, base.start_lsn, start),
+            PAGE_BYTES => add_up(&mut wal, first..=last, start),
             bytes => Err(Unknown::Told(format!("this server's pages have {bytes} bytes"))),
         };
         interrupt::check()?;

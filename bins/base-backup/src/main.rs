@@ -22,6 +22,7 @@ mod plan;
 mod primary;
 mod result;
 mod role;
+mod same;
 mod server;
 mod span;
 mod take;

@@ -46,23 +46,18 @@ impl From<String> for Unknown {
     }
 }
 
-/// Adds up what all records from `from` to `to` say, which lie in these segments.
+/// Adds up what all records in these segments say, of which the last need be known only up to `to`.
 ///
 /// # Errors
 /// Why it is not known what they say: a gap, damage, something not understood, or a record after which nothing is certain.
-pub fn add_up(
-    maps: &mut dyn Maps,
-    numbers: RangeInclusive<SegmentNumber>,
-    from: Lsn,
-    to: Lsn,
-) -> Result<Changed, Unknown> {
+pub fn add_up(maps: &mut dyn Maps, numbers: RangeInclusive<SegmentNumber>, to: Lsn) -> Result<Changed, Unknown> {
     let (first, last) = (numbers.start().0, numbers.end().0);
     let mut changed = Changed::default();
     let mut before: Option<SegmentMap> = None;
     for number in (first..=last).map(SegmentNumber) {
         let map = maps.map(number).map_err(Unknown::Missing)?;
         if let Some(before) = before {
-            take(&mut changed, &between(maps, &before, &map, number, to)?, from)?;
+            take(&mut changed, &between(maps, &before, &map, number, to)?)?;
         }
         let known = map.known_until();
         if number.0 < last && !map.reaches_end() || number.0 == last && known < to.0 {
@@ -71,7 +66,7 @@ pub fn add_up(
                 _ => format!("WAL ends at {}", Lsn(known)),
             }));
         }
-        take(&mut changed, &map.changes, from)?;
+        take(&mut changed, &map.changes)?;
         before = Some(map);
     }
     match before {
@@ -101,9 +96,9 @@ fn between(
     }
 }
 
-fn take(changed: &mut Changed, changes: &Changes, from: Lsn) -> Result<(), String> {
-    // The position is the record's end: one that ends where the stretch begins is not in it.
-    if let Some(reason) = changes.needs_full.iter().find(|reason| reason.lsn > from.0) {
+fn take(changed: &mut Changed, changes: &Changes) -> Result<(), String> {
+    // Only the first record of each kind is named, so one before the stretch may hide one that is in it.
+    if let Some(reason) = changes.needs_full.first() {
         let why = describe(reason.reason);
         return Err(format!("before {} {why}", Lsn(reason.lsn)));
     }

@@ -88,16 +88,11 @@ fn added(change: impl FnOnce(&mut Fake)) -> Result<Vec<u32>, String> {
         fake.maps.insert(number, map(number, number as u32 * 10));
     }
     change(&mut fake);
-    let changed = add_up(
-        &mut fake,
-        SegmentNumber(2)..=SegmentNumber(5),
-        lsn(2, 0x1000),
-        lsn(5, 0x8000),
-    )
-    .map_err(|unknown| match unknown {
-        Unknown::Missing(why) => format!("missing: {why}"),
-        Unknown::Told(why) => why,
-    })?;
+    let changed =
+        add_up(&mut fake, SegmentNumber(2)..=SegmentNumber(5), lsn(5, 0x8000)).map_err(|unknown| match unknown {
+            Unknown::Missing(why) => format!("missing: {why}"),
+            Unknown::Told(why) => why,
+        })?;
     match changed.file(&relation_file("data/base/5/16384").unwrap(), 0, 1000) {
         FileChange::Blocks { blocks, .. } => Ok(blocks.iter().collect()),
         FileChange::Whole(why) => panic!("{why}"),

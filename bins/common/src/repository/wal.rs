@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use crate::codec::{CompressedStream, Descriptor, decode_to, peek};
+use crate::digest::Sha256Digest;
 use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineHistory, TimelineId, WalName};
 use crate::repository::{Nonce, Repository, events};
@@ -203,6 +204,20 @@ pub fn fetch(repository: &Repository, system: SystemId, name: &WalName, out: &mu
 pub fn is_there(repository: &Repository, system: SystemId, name: &WalName) -> Result<bool> {
     let key = repository.keys().wal(system, name, repository.suffix()?)?;
     Ok(repository.store.stat(&key)?.is_some())
+}
+
+/// SHA-256 of the plain content of a stored file; no key is needed.
+///
+/// # Errors
+/// `NotFound` if there is none; `Corrupt` if it is damaged; else what the store says.
+pub fn stored_digest(repository: &Repository, system: SystemId, name: &WalName) -> Result<Sha256Digest> {
+    let key = repository.keys().wal(system, name, repository.suffix()?)?;
+    let place = || repository.store.describe(Some(&key));
+    let stat = repository.store.stat(&key)?;
+    let stat = stat.ok_or_else(|| Error::new(Kind::NotFound, format!("{} does not exist", place())))?;
+    descriptor(repository, &key, stat.size)
+        .map(|descriptor| descriptor.sha256)
+        .map_err(|error| error.context(format!("read {}", place())))
 }
 
 /// Notes that WAL of this system has been stored, where that is not noted yet: what shows none of it afterwards has lost it.
