@@ -73,7 +73,7 @@ start_elsewhere() {
     [[ ${elsewhere:-} == ready && -n ${sftp_url:-} ]] || die 'the servers of S3 and SFTP do not start'
     chown -R "$owner" "$scratch/elsewhere"
     chmod 755 "$scratch/elsewhere"
-    cp "$sftp_program" "$scratch/bin/ssh"
+    install -m 755 "$sftp_program" "$scratch/bin/ssh"
 }
 stop_elsewhere() {
     [[ -n $elsewhere_pid ]] || return 0
@@ -370,10 +370,10 @@ url = "$sftp_url"
 ssh_key = "$sftp_key"
 EOF
     write_pgbackrest pgbackrest-s3 repo1-type=s3 repo1-s3-bucket=backups repo1-s3-region=us-east-1 repo1-s3-uri-style=path \
-        "repo1-s3-endpoint=$s3_endpoint" "repo1-storage-ca-file=$s3_authority" "repo1-s3-key=$s3_key" "repo1-s3-key-secret=$s3_secret"
+        "repo1-s3-endpoint=$s3_endpoint" repo1-storage-verify-tls=n "repo1-s3-key=$s3_key" "repo1-s3-key-secret=$s3_secret"
     as_owner sed -i "s#^repo1-path=.*#repo1-path=/pgbackrest-$set#" "$base/pgbackrest-s3.conf"
     as_owner sh -c "sed 's/^spool-path/archive-async=y\n&/' $base/pgbackrest-s3.conf >$base/pgbackrest-s3-async.conf"
-    for one in s3 sftp; do as_owner pgkeep-init --config "$(pgkeep "$one")" >/dev/null 2>&1; done
+    for one in s3 sftp; do as_owner pgkeep-init --config "$(pgkeep "$one")" >/dev/null; done
     pgbackrest pgbackrest-s3 stanza-create
 }
 

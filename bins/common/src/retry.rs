@@ -38,7 +38,7 @@ impl Policy {
         }
     }
 
-    /// Runs `attempt` until it succeeds, fails for good, or patience ends; logs each wait as a warning.
+    /// Runs `attempt` until it succeeds, fails for good, or patience ends; logs waits as warnings, the same one only now and then.
     ///
     /// # Errors
     /// The last attempt's; after several its sentence says how many and for how long.
@@ -54,6 +54,7 @@ impl Policy {
     ) -> Result<T> {
         let mut ceiling = self.first_delay;
         let mut attempts = 1u32;
+        let mut repeated = Repeated::default();
         loop {
             let error = match attempt() {
                 Err(error) if error.kind() == Kind::Transient => error,
@@ -71,15 +72,36 @@ impl Policy {
                 });
             }
             let pause = jitter(ceiling.min(self.max_delay)).min(left);
-            log::warn!(
-                "{}; trying again in {}, for {} at most",
-                told(&what.to_string(), chain(&error)),
+            let said = told(&what.to_string(), chain(&error));
+            log::log!(
+                repeated.level(&said, elapsed),
+                "{said}; trying again in {}, for {} at most",
                 display_duration(pause),
                 display_duration(left)
             );
             clock.sleep(pause);
             ceiling = ceiling.saturating_mul(2);
             attempts = attempts.saturating_add(1);
+        }
+    }
+}
+
+/// The same warning is worth repeating so often.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// What was said last, and when.
+#[derive(Default)]
+struct Repeated(Option<(String, Duration)>);
+
+impl Repeated {
+    /// How loud something is to be said: what was said a moment ago interests nobody.
+    fn level(&mut self, said: &str, elapsed: Duration) -> log::Level {
+        match &self.0 {
+            Some((before, at)) if before == said && elapsed.saturating_sub(*at) < SAY_AGAIN => log::Level::Debug,
+            _ => {
+                self.0 = Some((said.to_owned(), elapsed));
+                log::Level::Warn
+            }
         }
     }
 }
@@ -145,6 +167,18 @@ mod tests {
 
     fn transient<T>() -> Result<T> {
         Err(Error::new(Kind::Transient, "no route"))
+    }
+
+    #[test]
+    fn the_same_warning_comes_once_a_minute_and_another_one_at_once() {
+        let mut repeated = Repeated::default();
+        let mut level = |said: &str, seconds| repeated.level(said, Duration::from_secs(seconds));
+        assert_eq!(level("refused", 0), log::Level::Warn);
+        assert_eq!(level("refused", 1), log::Level::Debug);
+        assert_eq!(level("refused", 59), log::Level::Debug);
+        assert_eq!(level("refused", 60), log::Level::Warn);
+        assert_eq!(level("reset", 61), log::Level::Warn);
+        assert_eq!(level("refused", 62), log::Level::Warn);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use system_tests::story::archive_all;
 use system_tests::{Scratch, Server, Stop, account};
 
 use crate::hosts::Host;
@@ -267,6 +268,8 @@ impl Workload {
         }
         self.done.push("a standby is made".to_owned());
         self.hosts += 1;
+        // The history of its timeline too.
+        archive_all(&self.primary.cluster);
         let standby = self.primary.standby(&self.scratch, self.hosts);
         standby.catch_up(&self.primary.cluster);
         self.standby = Some(standby);
