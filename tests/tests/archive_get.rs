@@ -403,7 +403,12 @@ fn a_spool_gives_what_was_stored_whatever_happens_to_it(server: &Server) {
     let spooled = || -> Vec<PathBuf> {
         let mut found = Vec::new();
         visit(&site.dir.join("spool"), &mut found);
-        found.retain(|path| path.file_name().unwrap().to_string_lossy().contains('-'));
+        // Whole segments, and neither parts nor what else is written there.
+        found.retain(|path| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            name.split_once('-')
+                .is_some_and(|(name, _)| segments.iter().any(|each| each == name))
+        });
         found.sort();
         found
     };

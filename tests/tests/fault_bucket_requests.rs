@@ -9,6 +9,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use archive_stand::{Archive, Dice, destination, expect_nothing};
 use system_tests::s3::{Fault, Rule};
 use system_tests::story::{all, label};
@@ -17,24 +19,64 @@ use system_tests::{
     Bare, Cluster, Options, Ran, RepoOptions, S3, Scratch, Server, Site, Story, Tool, account, wait_until,
 };
 
-const MODES: [Fault; 3] = [Fault::Reset, Fault::LoseAnswer, Fault::Answer(503, "SlowDown")];
+/// What happens at the n-th request.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    /// It fails, and all behind it.
+    Fails(Fault),
+    /// The tool is killed (SIGKILL), and its children with it, while it waits for the answer.
+    Kills,
+}
 
-/// Runs `run` with a bucket that fails from the n-th request on, for n = 1, 2, 3, ... until the run meets no fault, `after`
-/// each without faults; a sample of the long rows unless all are asked for.
-fn gone_from_each_request(what: &str, s3: &S3, run: &dyn Fn() -> Ran, after: &mut dyn FnMut(&Ran, &str)) {
+const EVENTS: [Event; 4] = [
+    Event::Fails(Fault::Reset),
+    Event::Fails(Fault::LoseAnswer),
+    Event::Fails(Fault::Answer(503, "SlowDown")),
+    Event::Kills,
+];
+
+impl Event {
+    /// Runs the tool so that this happens at its n-th request.
+    fn befalls(self, s3: &S3, n: u32, tool: &Tool) -> Ran {
+        let fault = match self {
+            Event::Fails(fault) => fault,
+            Event::Kills => Fault::Hang,
+        };
+        s3.rule(Rule::new(fault).skip(n - 1));
+        if let Event::Fails(_) = self {
+            return tool.run();
+        }
+        let mut running = tool.spawn();
+        wait_until("the request is made, or the run is over", PATIENCE, || {
+            s3.log().len() >= n as usize || !running.is_running()
+        });
+        if running.is_running() {
+            running.signal(Signal::SIGKILL);
+        }
+        running.wait(PATIENCE)
+    }
+}
+
+/// Whether a run ended with one of these codes, or was killed.
+fn ended(ran: &Ran, codes: &[i32]) -> bool {
+    ran.code.is_none_or(|code| codes.contains(&code))
+}
+
+/// Lets the bucket fail, or the tool be killed, at the n-th request, for n = 1, 2, 3, ... until a run has fewer; `after` each
+/// without faults; a sample of the long rows unless all are asked for.
+fn gone_from_each_request(what: &str, s3: &S3, tool: &dyn Fn() -> Tool, after: &mut dyn FnMut(&Ran, &str)) {
     let mut dice = Dice::new();
     let mut tried = 0;
-    for mode in MODES {
+    for event in EVENTS {
         let mut n = 1;
         loop {
             s3.heal();
             s3.forget();
-            s3.rule(Rule::new(mode).skip(n - 1));
-            let ran = run();
+            let ran = event.befalls(s3, n, &tool());
             let asked = s3.log().len();
             s3.heal();
-            assert!(!ran.stderr.contains("panicked"), "{mode:?} {n}\n{}", ran.report());
-            after(&ran, &format!("{mode:?} from request {n} on"));
+            assert!(!ran.stderr.contains("panicked"), "{event:?} {n}\n{}", ran.report());
+            after(&ran, &format!("{event:?} at request {n}"));
             if asked < n as usize {
                 break;
             }
@@ -48,7 +90,7 @@ fn gone_from_each_request(what: &str, s3: &S3, run: &dyn Fn() -> Ran, after: &mu
         }
     }
     println!("{what}: {tried} places tried");
-    assert!(tried >= MODES.len(), "{what}: no request was ever failed");
+    assert!(tried >= EVENTS.len(), "{what}: no request was ever failed");
 }
 
 /// A server with a bucket, and how to get in.
@@ -89,7 +131,7 @@ fn a_repository_is_created_once_wherever_its_creation_fails() {
         s3.endpoint(),
         scratch.path("credentials").display()
     ));
-    gone_from_each_request("init", &s3, &|| bare.tool("init").run(), &mut |ran, when| {
+    gone_from_each_request("init", &s3, &|| bare.tool("init"), &mut |ran, when| {
         let said = ran.stdout.contains("created") || ran.code == Some(0);
         let identity = place.join("main/repository.json");
         assert!(
@@ -131,7 +173,7 @@ fn a_segment_is_stored_once_and_fetched_whole_wherever_the_bucket_goes_away() {
         archive.ready(&primary, &name);
     };
     forget();
-    let push = || tool("archive-push").arg(format!("pg_wal/{name}")).cwd(&primary).run();
+    let push = || tool("archive-push").arg(format!("pg_wal/{name}")).cwd(&primary);
     gone_from_each_request("archive-push", &s3, &push, &mut |ran, when| {
         let stored = archive.repo().matching(&format!("/{name}.zst")).len();
         assert!(
@@ -139,7 +181,7 @@ fn a_segment_is_stored_once_and_fetched_whole_wherever_the_bucket_goes_away() {
             "{when}: said to be stored\n{}",
             ran.report()
         );
-        assert!(matches!(ran.code, Some(0 | 75)), "{when}\n{}", ran.report());
+        assert!(ended(ran, &[0, 75]), "{when}\n{}", ran.report());
         archive.push(&primary, &name).expect_code(0);
         archive.repo().wal(&name);
         archive.expect_whole(&recovery, &name);
@@ -150,7 +192,7 @@ fn a_segment_is_stored_once_and_fetched_whole_wherever_the_bucket_goes_away() {
     let get = || {
         let _ = fs::remove_file(destination(&recovery));
         let tool = tool("archive-get").args([name.as_str(), "pg_wal/RECOVERYXLOG"]);
-        tool.cwd(&recovery).run()
+        tool.cwd(&recovery)
     };
     gone_from_each_request("archive-get", &s3, &get, &mut |ran, when| {
         match ran.code {
@@ -159,6 +201,10 @@ fn a_segment_is_stored_once_and_fetched_whole_wherever_the_bucket_goes_away() {
                 "{when}"
             ),
             Some(200) => expect_nothing(&recovery, ran),
+            None => {
+                let found = fs::read(destination(&recovery)).ok();
+                assert!(found.is_none_or(|found| found == archive.content(&name)), "{when}");
+            }
             _ => panic!("{when}\n{}", ran.report()),
         }
         archive.expect_whole(&recovery, &name);
@@ -167,10 +213,13 @@ fn a_segment_is_stored_once_and_fetched_whole_wherever_the_bucket_goes_away() {
     let absent = archive.absent();
     let get = || {
         let tool = tool("archive-get").args([absent.as_str(), "pg_wal/RECOVERYXLOG"]);
-        tool.cwd(&recovery).run()
+        tool.cwd(&recovery)
     };
     gone_from_each_request("archive-get of what is not there", &s3, &get, &mut |ran, when| {
-        assert!(matches!(ran.code, Some(1 | 200)), "{when}\n{}", ran.report());
+        assert!(ended(ran, &[1, 200]), "{when}\n{}", ran.report());
+        if ran.code.is_none() {
+            return;
+        }
         let was_sure = !ran.stderr.contains("cannot fetch");
         assert_eq!(ran.code == Some(1), was_sure, "{when}\n{}", ran.report());
     });
@@ -199,14 +248,14 @@ fn a_backup_is_there_and_whole_or_not_at_all_wherever_the_bucket_goes_away() {
     let tool = through(&story.site, &s3, &door, "700ms");
     let repo = story.site.repo().clone();
     let mut unsaid = 0;
-    let backup = || tool("base-backup").args(["--type", "full"]).run();
+    let backup = || tool("base-backup").args(["--type", "full"]);
     gone_from_each_request("base-backup", &door, &backup, &mut |ran, when| {
         let committed = story.committed();
         match (ran.code, committed.as_slice()) {
             (Some(0), [one]) => assert_eq!(*one, label(ran), "{when}"),
-            (Some(1 | 75), []) => {}
+            (None | Some(1 | 75), []) => {}
             // Its last write was done, and only the answer was lost: a backup like any other.
-            (Some(1 | 75), [one]) => {
+            (None | Some(1 | 75), [one]) => {
                 unsaid += 1;
                 let restored = story.restored(&format!("unsaid{unsaid}"), &["--backup", one, "--target-immediate"]);
                 assert!(restored.data().join("global/pg_control").is_file(), "{when}");
@@ -216,6 +265,8 @@ fn a_backup_is_there_and_whole_or_not_at_all_wherever_the_bucket_goes_away() {
         for backup in repo.backups() {
             fs::remove_dir_all(repo.path(&format!("backup/{backup}"))).unwrap();
         }
+        // That of a killed run ends by itself, later.
+        let _ = fs::remove_dir_all(repo.path("lease"));
     });
     println!("{unsaid} were stored without anybody hearing of it");
     let end = story.cluster.checksum("postgres");
@@ -235,11 +286,15 @@ fn a_restored_directory_is_whole_or_cannot_be_started_wherever_the_bucket_goes_a
     let end = story.cluster.checksum("postgres");
     let tool = through(&story.site, &s3, &s3, "500ms");
     let to = story.scratch.path("restored");
-    let restore = || tool("restore").arg("--to").arg(&to).run();
+    let restore = || tool("restore").arg("--to").arg(&to);
     gone_from_each_request("restore", &s3, &restore, &mut |ran, when| {
         let is_there = to.join("global/pg_control").exists();
-        assert_eq!(ran.code == Some(0), is_there, "{when}\n{}", ran.report());
-        assert!(matches!(ran.code, Some(0 | 1 | 75)), "{when}\n{}", ran.report());
+        assert!(
+            ran.code.is_none() || (ran.code == Some(0)) == is_there,
+            "{when}\n{}",
+            ran.report()
+        );
+        assert!(ended(ran, &[0, 1, 75]), "{when}\n{}", ran.report());
         let _ = fs::remove_dir_all(&to);
     });
     assert_eq!(story.promoted("restored", &[]).checksum("postgres"), end);
@@ -281,7 +336,7 @@ fn a_repository_is_level_or_can_be_made_so_wherever_the_bucket_goes_away() {
     site.tool("init").run().expect_code(0);
     let target = s3.root.join("backups/offsite");
     let tool = through(&site, &s3, &s3, "400ms");
-    let sync = || tool("sync").run();
+    let sync = || tool("sync");
     let parts = ["wal", "backup"];
     gone_from_each_request("sync", &s3, &sync, &mut |ran, when| {
         let level = || {
@@ -301,7 +356,10 @@ fn a_repository_is_level_or_can_be_made_so_wherever_the_bucket_goes_away() {
             "{when}: said to be level\n{}",
             ran.report()
         );
-        assert!(matches!(ran.code, Some(0 | 1 | 75)), "{when}\n{}", ran.report());
+        assert!(ended(ran, &[0, 1, 75]), "{when}\n{}", ran.report());
+        if ran.code.is_none() {
+            let _ = fs::remove_dir_all(target.join("main/lease"));
+        }
         let again = site.tool("sync").run().expect_code(0);
         assert!(level(), "{when}: not level after another run\n{}", again.report());
         for part in ["wal", "backup", "lease"] {
