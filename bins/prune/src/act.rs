@@ -1,14 +1,15 @@
 //! Removes what the plan lets go, in an order that leaves garbage behind a crash and never a broken backup.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use common::error::{Error, Kind, Result, chain};
 use common::interrupt;
 use common::postgres::{SegmentSize, SystemId, WalName};
-use common::repository::backup::BackupInfo;
+use common::repository::backup::{self, BackupInfo};
 use common::repository::wal::{mapped_name, stored_name};
-use common::repository::{Label, Repository};
+use common::repository::{Label, Repository, catalog};
 use common::retention::wal::Needed;
 use common::storage::Key;
 
@@ -46,17 +47,33 @@ pub fn act(repository: &Repository, removal: &Removal, jobs: usize) -> Result<Re
     };
     // What the store does not give up counts on, and needs what it needed.
     let mut held: Vec<&BackupInfo> = Vec::new();
+    let mut gone: Vec<(&BackupInfo, Folder)> = Vec::new();
     for backup in &removal.backups {
         let is_needed = held.iter().any(|held| held.references.contains(&backup.label));
-        if !is_needed && acting.backup(backup.label)? {
-            acting.removed.backups += 1;
+        let folder = acting.look(&repository.keys().of_label(backup.label)?)?;
+        if !is_needed && acting.delete(&folder.first)? == 0 {
+            gone.push((backup, folder));
         } else {
             held.push(backup);
         }
     }
-    let lends = |label: &&Label| !held.iter().any(|held| held.references.contains(label));
-    for label in removal.garbage.iter().filter(lends) {
-        acting.folder(&repository.keys().backups()?.join(&label.to_string())?)?;
+    // From here on nobody can choose any of these. Who had chosen one before has said so.
+    let begun = begun_since(repository, &removal.seen)?;
+    let is_leaned_on = |label: Label| begun.iter().any(|begun| begun.leans_on(label));
+    let (back, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|(backup, _)| is_leaned_on(backup.label));
+    for (backup, folder) in back {
+        backup::commit(repository, backup)?;
+        log::info!("{} stays: a backup that has just begun leans on it", backup.label);
+        acting.take_back(&folder.first);
+        held.push(backup);
+    }
+    for (_, folder) in &gone {
+        acting.delete_rest(folder)?;
+        acting.removed.backups += 1;
+    }
+    let lends = |label: Label| is_leaned_on(label) || held.iter().any(|held| held.references.contains(&label));
+    for label in removal.garbage.iter().filter(|label| !lends(**label)) {
+        acting.folder(&repository.keys().of_label(*label)?)?;
     }
     for name in &removal.dumps {
         acting.folder(&repository.keys().dumps()?.join(name)?)?;
@@ -71,6 +88,45 @@ pub fn act(repository: &Repository, removal: &Removal, jobs: usize) -> Result<Re
     Ok(acting.removed)
 }
 
+/// A backup of which the plan knows nothing.
+enum Begun {
+    /// It leans on these.
+    On(Vec<Label>),
+    /// What it leans on cannot be read: on anything.
+    Unknown,
+}
+
+impl Begun {
+    fn leans_on(&self, label: Label) -> bool {
+        match self {
+            Self::On(labels) => labels.contains(&label),
+            Self::Unknown => true,
+        }
+    }
+}
+
+/// Backups that were begun since the plan was made; their intents stay when they are committed.
+fn begun_since(repository: &Repository, seen: &BTreeSet<Label>) -> Result<Vec<Begun>> {
+    let labels = catalog::labels(repository)?;
+    let read = |label: Label| match backup::read_intent(repository, label) {
+        Ok(intent) => Ok(Some(Begun::On(intent.leans_on))),
+        // Nothing that anybody would commit: an intent comes first.
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Refused) => Ok(Some(Begun::Unknown)),
+        Err(error) => Err(error),
+    };
+    let new = labels.into_iter().filter(|label| !seen.contains(label));
+    new.filter_map(|label| read(label).transpose()).collect()
+}
+
+/// What lies below one folder, with sizes.
+#[derive(Default)]
+struct Folder {
+    first: Vec<(Key, u64)>,
+    rest: Vec<(Key, u64)>,
+    last: Vec<(Key, u64)>,
+}
+
 struct Acting<'a> {
     repository: &'a Repository,
     jobs: usize,
@@ -78,29 +134,41 @@ struct Acting<'a> {
 }
 
 impl Acting<'_> {
-    /// Removes a backup; says whether it is none any more.
-    fn backup(&mut self, label: Label) -> Result<bool> {
-        let folder = self.repository.keys().backups()?.join(&label.to_string())?;
-        self.folder(&folder)
+    fn look(&self, folder: &Key) -> Result<Folder> {
+        let mut found = Folder::default();
+        self.repository.store.list(Some(folder), &mut |key, stat| {
+            let part = match key.name() {
+                name if FIRST.contains(&name) => &mut found.first,
+                LAST => &mut found.last,
+                _ => &mut found.rest,
+            };
+            part.push((key, stat.size));
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Removes all below a folder: first what makes it count, last what says that it was begun.
-    fn folder(&mut self, folder: &Key) -> Result<bool> {
-        let mut objects: Vec<(Key, u64)> = Vec::new();
-        self.repository.store.list(Some(folder), &mut |key, stat| {
-            objects.push((key, stat.size));
-            Ok(())
-        })?;
-        let (first, rest): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(key, _)| FIRST.contains(&key.name()));
-        let (last, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(key, _)| key.name() == LAST);
+    fn folder(&mut self, folder: &Key) -> Result<()> {
+        let folder = self.look(folder)?;
         // While it counts, nothing of it may be missing.
-        if self.delete(&first)? > 0 {
-            return Ok(false);
+        if self.delete(&folder.first)? > 0 {
+            return Ok(());
         }
-        if self.delete(&rest)? == 0 {
-            self.delete(&last)?;
+        self.delete_rest(&folder)
+    }
+
+    fn delete_rest(&mut self, folder: &Folder) -> Result<()> {
+        if self.delete(&folder.rest)? == 0 {
+            self.delete(&folder.last)?;
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// What was deleted and is there again.
+    fn take_back(&mut self, objects: &[(Key, u64)]) {
+        self.removed.objects -= objects.len() as u64;
+        self.removed.bytes -= objects.iter().map(|(_, size)| size).sum::<u64>();
     }
 
     /// Removes WAL folder by folder, so that memory stays flat; the oldest first.

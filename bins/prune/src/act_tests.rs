@@ -183,21 +183,27 @@ fn what_goes_is_gone_and_nothing_else() {
     );
 }
 
+/// The removal of two looks, and the backup of which the last to go is, whom another one may still choose.
+fn looked_twice(repository: &Repository, cache: &Path) -> Removal {
+    let look = || {
+        let survey = survey(repository, cache, UtcTime::now()).unwrap();
+        plan(Some(&policy()), &survey, Duration::from_secs(3600))
+            .unwrap()
+            .removal()
+    };
+    look().both(&look())
+}
+
 #[test]
 fn a_backup_that_begins_after_the_last_look_keeps_what_it_leans_on() {
     let dir = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     fill(&store);
     let repository = repository(Arc::clone(&store));
-    let look = || {
-        let survey = survey(&repository, dir.path(), UtcTime::now()).unwrap();
-        plan(Some(&policy()), &survey, Duration::from_secs(3600))
-            .unwrap()
-            .removal()
-    };
-    let removal = look().both(&look());
+    let removal = looked_twice(&repository, dir.path());
     // Here time passes: what goes before is deleted from a store that is far away.
-    let leaned_on = removal.backups.last().unwrap().label;
+    let leaned_on = removal.backups.last().unwrap();
+    let before = backup::read(&repository, leaned_on.label).unwrap();
     let started = UtcTime::now().whole_seconds();
     let intent = Intent {
         format: 1,
@@ -206,15 +212,34 @@ fn a_backup_that_begins_after_the_last_look_keeps_what_it_leans_on() {
         pid: 1,
         started,
         system_identifier: "7".to_owned(),
-        leans_on: vec![leaned_on],
+        leans_on: vec![leaned_on.label],
     };
     backup::write_intent(&repository, &intent).unwrap();
-    act(&repository, &removal, 1).unwrap();
+    let removed = act(&repository, &removal, 1).unwrap();
+    assert_eq!(removed.backups, removal.backups.len() as u64 - 1);
     let catalog = catalog::read(&repository, None).unwrap();
-    assert!(
-        catalog.get(leaned_on).is_some(),
-        "{leaned_on} is gone, and a running backup leans on it"
+    assert_eq!(
+        catalog.get(leaned_on.label),
+        Some(&before),
+        "a running backup leans on {}",
+        leaned_on.label
     );
+    is_sound(&store);
+}
+
+#[test]
+fn where_an_intent_cannot_be_read_that_came_after_the_last_look_no_backup_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    fill(&store);
+    let repository = repository(Arc::clone(&store));
+    let removal = looked_twice(&repository, dir.path());
+    let label = Label::new(UtcTime::now(), BackupType::Incr, Nonce::random().unwrap());
+    put(store.as_ref(), &format!("main/backup/{label}/intent.json"));
+    let removed = act(&repository, &removal, 1).unwrap();
+    assert_eq!((removed.backups, removed.segments), (0, 4), "{removed:?}");
+    assert_eq!(catalog::read(&repository, None).unwrap().backups.len(), 6);
+    is_sound(&store);
 }
 
 #[test]

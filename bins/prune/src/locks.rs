@@ -36,7 +36,7 @@ pub fn renew(repository: &Repository, plan: &Plan, horizon: Option<Duration>, jo
         .map(|(label, ..)| *label)
         .chain(staying)
     {
-        let folder = repository.keys().backups()?.join(&label.to_string())?;
+        let folder = repository.keys().of_label(label)?;
         renewed += renew_below(repository, &folder, now, horizon, jobs, &|_| true)?;
     }
     renewed += renew_below(repository, &repository.keys().events()?, now, horizon, jobs, &|_| true)?;

@@ -152,6 +152,8 @@ pub struct Removal {
     pub dumps: Vec<String>,
     /// By system: a WAL file goes if none of these needs it.
     pub wal: Vec<(SystemId, SegmentSize, Vec<Needed>)>,
+    /// Every label that this was decided by: another one has begun since.
+    pub seen: BTreeSet<Label>,
 }
 
 impl Plan {
@@ -169,7 +171,17 @@ impl Plan {
             wal: wal
                 .map(|plan| (plan.system, plan.size, vec![plan.needed.clone()]))
                 .collect(),
+            seen: self.labels().collect(),
         }
+    }
+
+    /// Every label that it knows.
+    fn labels(&self) -> impl Iterator<Item = Label> {
+        let backups = self.backups.iter().map(|(verdict, _)| verdict.label);
+        let unreadable = self.unreadable.iter().map(|(label, _)| *label);
+        backups
+            .chain(unreadable)
+            .chain(self.left.iter().map(|(label, ..)| *label))
     }
 
     /// Labels of backups that stay.
@@ -197,6 +209,7 @@ impl Removal {
             needed.extend(same.into_iter().flat_map(|(.., more)| more.iter().cloned()));
             same.is_some()
         });
+        self.seen.clone_from(&later.seen);
         self
     }
 }

@@ -144,7 +144,7 @@ fn look_at(repository: &Repository, label: Label, holder: Option<&str>) -> Resul
     // An owner is "host:pid:nonce".
     let prefix = intent.map(|intent| format!("{}:{}:", intent.host, intent.pid));
     left.has_lease = prefix.is_some_and(|prefix| holder.is_some_and(|owner| owner.starts_with(&prefix)));
-    let folder = repository.keys().backups()?.join(&label.to_string())?;
+    let folder = repository.keys().of_label(label)?;
     repository.store.list(Some(&folder), &mut |_, stat| {
         left.objects += 1;
         left.bytes += stat.size;

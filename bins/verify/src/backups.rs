@@ -52,7 +52,7 @@ impl Backups<'_> {
 
     /// The objects of a label and their sizes.
     fn objects(&self, label: Label) -> Result<BTreeMap<String, u64>> {
-        let folder = self.repository.keys().backups()?.join(&label.to_string())?;
+        let folder = self.repository.keys().of_label(label)?;
         let prefix = format!("{folder}/");
         let mut there = BTreeMap::new();
         self.repository.store.list(Some(&folder), &mut |key, stat| {

@@ -92,18 +92,23 @@ pub fn read(repository: &Repository, cache: Option<&Path>) -> Result<Catalog> {
 /// # Errors
 /// What the store says.
 pub fn unfinished(repository: &Repository) -> Result<Vec<Label>> {
-    let folder = repository.keys().backups()?;
-    let mut labels = Vec::new();
-    for name in repository.store.children(Some(&folder))? {
-        let Ok(label) = name.parse::<Label>() else { continue };
-        if repository
-            .store
-            .stat(&repository.keys().of_backup(label, "backup.json")?)?
-            .is_none()
-        {
-            labels.push(label);
+    let mut found = Vec::new();
+    for label in labels(repository)? {
+        let document = repository.keys().of_backup(label, "backup.json")?;
+        if repository.store.stat(&document)?.is_none() {
+            found.push(label);
         }
     }
+    Ok(found)
+}
+
+/// Every label there is, oldest first: backups, running ones, and what was left behind.
+///
+/// # Errors
+/// What the store says.
+pub fn labels(repository: &Repository) -> Result<Vec<Label>> {
+    let names = repository.store.children(Some(&repository.keys().backups()?))?;
+    let mut labels: Vec<Label> = names.iter().filter_map(|name| name.parse().ok()).collect();
     labels.sort_unstable();
     Ok(labels)
 }

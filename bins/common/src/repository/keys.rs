@@ -296,6 +296,14 @@ impl Keys<'_> {
         self.key("dump")
     }
 
+    /// The folder of one backup.
+    ///
+    /// # Errors
+    /// `Refused` if the name becomes too long.
+    pub fn of_label(&self, label: Label) -> Result<Key> {
+        self.key(&format!("backup/{label}"))
+    }
+
     /// One object of a backup, `name` as in `backup.json`: `data/1.tar.zst`, `manifest.zst.age`.
     ///
     /// # Errors
