@@ -50,12 +50,12 @@ pub fn run(
     let mut offer = Offer::make(run, &asked, &targets).map_err(cannot)?;
     offer.wait(push.soon);
     while !offer.is_enough() && begun.elapsed() < config.patience {
-        push.ahead(asked, &offer.holders());
+        push.ahead(asked, offer.is_new(&asked), &offer.holders());
         offer.wait(ROUND);
     }
     offer.give_up();
     let holders = offer.holders();
-    push.ahead(asked, &holders);
+    push.ahead(asked, offer.is_new(&asked), &holders);
     let optional = holders.iter().filter(|target| !target.repository.required);
     push.missed
         .bring_level(run, &optional.cloned().collect::<Vec<_>>(), push.soon);
@@ -89,7 +89,10 @@ struct Push<'a> {
 impl Push<'_> {
     /// Stores the files that PostgreSQL will ask for next, where `asked` could be stored: what fails for one file fails
     /// for the next, and PostgreSQL will ask for that one too and hear why.
-    fn ahead(&self, asked: WalName, holders: &[Arc<Target>]) {
+    ///
+    /// Where files are stored already they may be of another history, of a server whose older copy this one is: each is compared
+    /// before a later one is stored, so that one timeline never goes on with the WAL of another.
+    fn ahead(&self, asked: WalName, mut is_new: bool, holders: &[Arc<Target>]) {
         let working: Vec<Pin> = holders.iter().filter_map(|target| target.pin()).cloned().collect();
         if working.is_empty() {
             return;
@@ -97,12 +100,24 @@ impl Push<'_> {
         let is_done = |name: &WalName| self.markers.covers(name, self.run.system, &working);
         let ready = ready_files(&self.run.wal_directory);
         let files = batch::choose(asked, ready, self.config.push_batch.saturating_sub(1), is_done);
+        let one = |name: &WalName| {
+            self.one_ahead(name, holders)
+                .inspect_err(|error| log::debug!("cannot store {name} ahead: {}", chain(error)))
+        };
+        let mut files = files.as_slice();
+        while let Some((name, rest)) = files.split_first()
+            && !(is_new && matches!(name, WalName::Segment(_)))
+        {
+            match one(name) {
+                Ok(new) => is_new = new,
+                Err(_) => return,
+            }
+            files = rest;
+        }
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some(name) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = self.one_ahead(name, holders) {
-                    log::debug!("cannot store {name} ahead: {}", chain(&error));
-                }
+                let _ = one(name);
             }
         };
         std::thread::scope(|scope| {
@@ -113,17 +128,19 @@ impl Push<'_> {
         });
     }
 
-    /// Stores one of them, and remembers where it is.
-    fn one_ahead(&self, name: &WalName, targets: &[Arc<Target>]) -> Result<()> {
+    /// Stores one of them, and remembers where it is; says whether it was nowhere before.
+    fn one_ahead(&self, name: &WalName, targets: &[Arc<Target>]) -> Result<bool> {
         let mut offer = Offer::make(self.run, name, targets)?;
         offer.wait(self.soon);
         offer.give_up();
+        let is_new = offer.is_new(name);
         let (content, holders) = (offer.content, offer.holders());
         let failed = self.sort_out(name, offer);
         match content {
             Some(content) if !holders.is_empty() => {
                 let pins = self.pins_for_marker(&holders);
-                self.markers.set(name, self.run.system, &pins, &content)
+                self.markers.set(name, self.run.system, &pins, &content)?;
+                Ok(is_new)
             }
             _ => Err(failed.unwrap_or_else(nobody_took_it)),
         }

@@ -173,8 +173,8 @@ pub struct Offer {
     /// What was read of the file; nothing if nobody could take it.
     pub content: Option<Reading>,
     /// The targets, and what came of the file there; nothing yet where an answer is missing.
-    outcomes: Vec<(Arc<Target>, Option<Result<()>>)>,
-    answers: mpsc::Receiver<(usize, Result<()>)>,
+    outcomes: Vec<(Arc<Target>, Option<Result<Put>>)>,
+    answers: mpsc::Receiver<(usize, Result<Put>)>,
     begun: Instant,
 }
 
@@ -262,15 +262,28 @@ impl Offer {
 
     /// The targets that have the file.
     pub fn holders(&self) -> Vec<Arc<Target>> {
-        let stored = |(target, outcome): &(Arc<Target>, Option<Result<()>>)| {
-            matches!(outcome, Some(Ok(()))).then(|| Arc::clone(target))
+        let stored = |(target, outcome): &(Arc<Target>, Option<Result<Put>>)| {
+            matches!(outcome, Some(Ok(_))).then(|| Arc::clone(target))
         };
         self.outcomes.iter().filter_map(stored).collect()
     }
 
+    /// Whether it is a segment that was nowhere before: then neither are those that follow it.
+    pub fn is_new(&self, name: &WalName) -> bool {
+        let is_segment = matches!(name, WalName::Segment(_));
+        let was_there = |put: &Put| matches!(put, Put::AlreadyThere | Put::Replaced(_));
+        let refused = |error: &Error| error.kind() == Kind::Refused;
+        is_segment
+            && !self.outcomes.iter().any(|(_, outcome)| match outcome {
+                Some(Ok(put)) => was_there(put),
+                Some(Err(error)) => refused(error),
+                None => false,
+            })
+    }
+
     /// What went wrong, in the order of the configuration.
     pub fn into_errors(self) -> impl Iterator<Item = (Arc<Target>, Error)> {
-        let failed = |(target, outcome): (Arc<Target>, Option<Result<()>>)| Some((target, outcome?.err()?));
+        let failed = |(target, outcome): (Arc<Target>, Option<Result<Put>>)| Some((target, outcome?.err()?));
         self.outcomes.into_iter().filter_map(failed)
     }
 }
@@ -284,7 +297,7 @@ fn whole_seconds(span: Duration) -> Duration {
 }
 
 /// Stores a file in one repository, its map first: where the segment is, nobody need wait for the map.
-fn put(run: &Run, repository: &Repository, name: &WalName, compressed: &Compressed) -> Result<()> {
+fn put(run: &Run, repository: &Repository, name: &WalName, compressed: &Compressed) -> Result<Put> {
     if let Some(map) = &compressed.map
         && let Err(error) = wal::put_map(repository, run.system, name, map)
     {
@@ -293,7 +306,7 @@ fn put(run: &Run, repository: &Repository, name: &WalName, compressed: &Compress
     }
     let put = wal::put(repository, run.system, name, &compressed.stream, run.now, &run.host)
         .map_err(|error| with_date(error, run, repository, name))?;
-    match put {
+    match &put {
         Put::Stored => log::debug!("stored {name} in \"{}\"", repository.name),
         Put::AlreadyThere => log::debug!("{name} was in \"{}\" already", repository.name),
         Put::Replaced(aside) => log::warn!(
@@ -301,7 +314,7 @@ fn put(run: &Run, repository: &Repository, name: &WalName, compressed: &Compress
             repository.name
         ),
     }
-    Ok(())
+    Ok(put)
 }
 
 /// Says since when a timeline is taken, where its history is refused.

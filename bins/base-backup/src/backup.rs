@@ -8,10 +8,10 @@ use common::config::Cluster;
 use common::durable;
 use common::error::{Error, Kind, Result, chain};
 use common::lock::FileLock;
-use common::postgres::{ConnectionSettings, ControlFile, Lsn, Session, TimelineHistory};
+use common::postgres::{ConnectionSettings, ControlFile, Lsn, SegmentName, Session, SystemId, TimelineHistory};
 use common::repository::backup::BackupInfo;
 use common::repository::catalog::{self, Catalog};
-use common::repository::{BackupType, Label, Nonce, Repository};
+use common::repository::{BackupType, Label, Nonce, Repository, events};
 use common::time::UtcTime;
 
 use crate::base::choose::{self, Asked, Choice};
@@ -184,6 +184,10 @@ fn choose_base(
         block_size: control.block_size,
         data_checksums: control.data_checksums,
         history,
+        disputed: match request.kind {
+            Asked::Full => Vec::new(),
+            _ => disputed(&repositories, control.system_id),
+        },
     };
     let chain = Chain::new(state);
     let can_be_read = |info: &BackupInfo| usable(&chain, &repositories, info);
@@ -216,6 +220,21 @@ fn choose_base(
         newest_full_start,
         lent,
     })
+}
+
+/// Segments that two histories claim, by what any repository knows: one that is away has its own way of failing.
+fn disputed(repositories: &[&Repository], system: SystemId) -> Vec<(SegmentName, UtcTime)> {
+    let read = |repository: &&Repository| {
+        events::disputed(repository, system).unwrap_or_else(|error| {
+            log::warn!(
+                "cannot read the events of repository \"{}\": {}",
+                repository.name,
+                chain(&error)
+            );
+            Vec::new()
+        })
+    };
+    repositories.iter().flat_map(read).collect()
 }
 
 /// Patroni knows of a role before the server itself does; it is asked only where the role decides.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::postgres::TimelineHistory;
+use common::postgres::{SegmentName, SegmentSize, TimelineHistory};
 use common::repository::backup::BackupInfo;
 use common::repository::{BackupType, Label, reach};
 use common::time::UtcTime;
@@ -37,6 +37,8 @@ pub struct Cluster {
     pub data_checksums: bool,
     /// The timeline it is on, and those that led there.
     pub history: TimelineHistory,
+    /// Segments that two histories claim, and since when: the stored one need not be this server's.
+    pub disputed: Vec<(SegmentName, UtcTime)>,
 }
 
 /// What to make.
@@ -76,7 +78,29 @@ fn unfit(backup: &BackupInfo, cluster: &Cluster) -> Option<String> {
             cluster.history.timeline().0
         ));
     }
-    None
+    cluster
+        .disputed
+        .iter()
+        .find(|(segment, since)| may_part(segment, *since, backup, &cluster.history))
+        .map(|(segment, _)| {
+            format!(
+                "another server wrote other WAL as {segment}, so the archive cannot tell what changed here since {label}"
+            )
+        })
+}
+
+/// Whether two histories may have parted between a backup and this server as it is: at a segment behind the backup's start, or at an
+/// earlier one, if the backup was there before anybody knew of the other history and may belong to that.
+fn may_part(segment: &SegmentName, since: UtcTime, backup: &BackupInfo, history: &TimelineHistory) -> bool {
+    let Ok(size) = SegmentSize::new(backup.segment_size) else {
+        return true;
+    };
+    let (Some(number), start) = (segment.number(size), backup.start_lsn.0 / size.bytes()) else {
+        return true;
+    };
+    let end = history.switch_point(segment.timeline).map(|lsn| lsn.0 / size.bytes());
+    let is_here = history.begin(segment.timeline).is_some() && end.is_none_or(|end| number.0 <= end);
+    is_here && (number.0 >= start || backup.started <= since)
 }
 
 /// Chooses among `backups`, oldest first, which every repository has that decides. `usable` says why what a backup holds cannot be

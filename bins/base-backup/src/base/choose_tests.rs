@@ -30,6 +30,7 @@ fn cluster() -> Cluster {
         block_size: 8192,
         data_checksums: true,
         history: TimelineHistory::root(TimelineId(1)),
+        disputed: Vec::new(),
     }
 }
 
@@ -53,6 +54,38 @@ fn an_incremental_leans_on_the_last_backup_and_a_differential_on_the_last_full_o
     assert_eq!(chosen(Asked::Diff, &backups, &cluster()), since(BackupType::Diff, 0));
     assert_eq!(chosen(Asked::Auto, &backups, &cluster()), since(BackupType::Incr, 2));
     assert_eq!(chosen(Asked::Full, &backups, &cluster()), Choice::Full(None));
+}
+
+#[test]
+fn wal_that_two_histories_claim_lies_between_no_backup_and_the_one_that_leans_on_it() {
+    let backups = [backup("full", 24)];
+    let history = TimelineHistory::parse(TimelineId(2), b"1\t0/5000100\tno recovery target specified\n").unwrap();
+    let since = |segment: &str, hours: u64| Cluster {
+        history: history.clone(),
+        disputed: vec![(segment.parse().unwrap(), now().minus(Duration::from_secs(hours * 3600)))],
+        ..cluster()
+    };
+    let with = |segment: &str| since(segment, 30);
+    for segment in [
+        "000000010000000000000002",
+        "000000010000000000000005",
+        "000000020000000000000009",
+    ] {
+        let why = full_because(chosen(Asked::Incr, &backups, &with(segment)));
+        assert!(why.contains(segment), "{why}");
+    }
+    // Noted after the backup, which may be of the other history.
+    let why = full_because(chosen(Asked::Incr, &backups, &since("000000010000000000000001", 2)));
+    assert!(why.contains("000000010000000000000001"), "{why}");
+    // Noted before the backup and at an earlier place, behind the point where the timeline was left, and on a timeline that did not lead here.
+    for segment in [
+        "000000010000000000000001",
+        "000000010000000000000006",
+        "000000030000000000000005",
+    ] {
+        let choice = chosen(Asked::Incr, &backups, &with(segment));
+        assert_eq!(choice, Choice::Since(BackupType::Incr, backups[0].label), "{segment}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Kind, Result};
-use crate::postgres::SystemId;
+use crate::postgres::{SegmentName, SystemId};
 use crate::repository::{Label, Nonce, Repository, document, identity};
 use crate::storage::Key;
 use crate::time::UtcTime;
@@ -84,6 +84,13 @@ pub enum What {
         /// Why.
         reason: String,
     },
+    /// A server offered other content for a segment that is stored: two histories claim this timeline from here on.
+    Conflict {
+        /// Whose WAL.
+        system_identifier: String,
+        /// The segment; the stored one stays.
+        segment: String,
+    },
     /// A kind that this version does not know: kept and ignored.
     #[serde(untagged)]
     Unknown(Map<String, Value>),
@@ -99,6 +106,7 @@ impl What {
             Self::Unkeep { .. } => "unkeep",
             Self::Damage { .. } => "damage",
             Self::Gap { .. } => "gap",
+            Self::Conflict { .. } => "conflict",
             Self::Unknown(_) => "unknown",
         }
     }
@@ -151,6 +159,22 @@ pub fn read(repository: &Repository) -> Result<Vec<Event>> {
     let second = |name: &str| name.split('-').next().unwrap_or_default().to_owned();
     events.sort_by_cached_key(|(name, event)| (second(name), event.time));
     Ok(events.into_iter().map(|(_, event)| event).collect())
+}
+
+/// Segments of a system for which other content was offered than is stored, and when.
+///
+/// # Errors
+/// As [`read`].
+pub fn disputed(repository: &Repository, system: SystemId) -> Result<Vec<(SegmentName, UtcTime)>> {
+    let own = system.to_string();
+    let segment = |event: Event| match event.what {
+        What::Conflict {
+            system_identifier,
+            segment,
+        } if system_identifier == own => Some(segment.parse().map(|segment| (segment, event.time))),
+        _ => None,
+    };
+    read(repository)?.into_iter().filter_map(segment).collect()
 }
 
 /// The system identifiers that this repository knows, the newest last.

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 
 use crate::codec::{CompressedStream, Descriptor, decode_to, peek};
 use crate::digest::Sha256Digest;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, chain};
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineHistory, TimelineId, WalName};
 use crate::repository::{Nonce, Repository, events};
 use crate::storage::Key;
@@ -54,16 +54,20 @@ pub fn put(
     }
     match examine(repository, &key)? {
         Existing::Whole(found) if same_content(&found, &content.descriptor) => Ok(Put::AlreadyThere),
-        Existing::Whole(found) => Err(Error::new(
-            Kind::Refused,
-            format!(
+        Existing::Whole(found) => {
+            if let WalName::Segment(segment) = name
+                && let Err(error) = note_conflict(repository, system, *segment, now, host)
+            {
+                log::warn!("cannot note that {name} is disputed: {}", chain(&error));
+            }
+            let message = format!(
                 "{} holds other content: SHA-256 {} is stored, {} was offered",
                 place(),
                 found.sha256,
                 content.descriptor.sha256
-            ),
-        )
-        .hint(other_content_hint(name))),
+            );
+            Err(Error::new(Kind::Refused, message).hint(other_content_hint(name)))
+        }
         Existing::Damaged(found) => {
             let aside = repository.keys().damaged(now, Nonce::random()?, &key)?;
             log::error!(
@@ -99,6 +103,25 @@ pub fn put_map(repository: &Repository, system: SystemId, name: &WalName, map: &
         }
         _ => Ok(()),
     }
+}
+
+/// Notes once that two histories claim a segment: what was changed by the one whose WAL is not stored cannot be known from WAL.
+fn note_conflict(
+    repository: &Repository,
+    system: SystemId,
+    segment: SegmentName,
+    now: UtcTime,
+    host: &str,
+) -> Result<()> {
+    if (events::disputed(repository, system)?.iter()).any(|(known, _)| *known == segment) {
+        return Ok(());
+    }
+    let what = events::What::Conflict {
+        system_identifier: system.to_string(),
+        segment: segment.to_string(),
+    };
+    events::append(repository, now, host, what)?;
+    Ok(())
 }
 
 fn create(repository: &Repository, key: &Key, content: &CompressedStream) -> Result<()> {
