@@ -34,6 +34,9 @@ mod prune;
 #[path = "../../../bins/restore/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod restore;
+#[path = "../../../bins/restore-test/src/args.rs"]
+#[allow(dead_code, missing_docs)]
+mod restore_test;
 #[path = "../../../bins/sync/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod sync;
@@ -70,6 +73,7 @@ fn commands() -> Vec<Command> {
         init::Args::command(),
         prune::Args::command(),
         restore::Args::command(),
+        restore_test::Args::command(),
         sync::Args::command(),
         verify::Args::command(),
     ]

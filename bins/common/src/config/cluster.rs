@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::RestoreTest;
 use super::TOP_KEYS;
 use super::reader::{Environment, Table, absolute};
 use crate::error::{Context, Error, Kind, Result};
@@ -54,6 +55,8 @@ pub struct Cluster {
     pub objectives: Objectives,
     /// WAL waiting in pg_wal beyond this may be dropped; zero: never.
     pub wal_drop_limit: ByteSize,
+    /// How backups are tried out.
+    pub restore_test: RestoreTest,
 }
 
 /// `objectives = { rpo, rto }`.
@@ -167,6 +170,10 @@ impl Cluster {
                 .transpose()?
                 .unwrap_or_default(),
             wal_drop_limit: table.parsed("wal_drop_limit", |text| text.parse())?.unwrap_or_default(),
+            restore_test: (table.table("restore_test")?)
+                .map(RestoreTest::read)
+                .transpose()?
+                .unwrap_or_default(),
         };
         table.finish(&TOP_KEYS)?;
         Ok(cluster)

@@ -22,12 +22,14 @@ mod expand;
 mod location;
 mod reader;
 mod repository;
+mod restore_test;
 mod retention;
 
 pub use cluster::{Cluster, Objectives, SSL_MODES};
 pub use location::Location;
 pub use reader::Environment;
 pub use repository::{Encryption, RepositorySettings};
+pub use restore_test::{Assertion, Expected, Level, RestoreTest};
 pub use retention::{Keep, Retention};
 
 use reader::{Source, Table, nearest};

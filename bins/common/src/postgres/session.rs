@@ -303,6 +303,22 @@ impl Session {
         Ok(rows.collect())
     }
 
+    /// Runs a statement; returns how many rows it touched, as its command tag says.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub fn execute(&mut self, sql: &str) -> Result<u64> {
+        let messages = self
+            .client
+            .simple_query(sql)
+            .map_err(|error| self.error(&error, Step::Other, "run a statement"))?;
+        let rows = messages.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::CommandComplete(rows) => Some(rows),
+            _ => None,
+        });
+        Ok(rows.last().unwrap_or(0))
+    }
+
     /// The first column of the first row, which must not be null.
     fn value(&mut self, sql: &str) -> Result<String> {
         let value = self.query(sql)?.into_iter().flatten().next().flatten();

@@ -312,6 +312,22 @@ impl Keys<'_> {
         self.key(&format!("backup/{label}/{name}"))
     }
 
+    /// One object of what a restore test found: `report.json`, `details.json.zst`.
+    ///
+    /// # Errors
+    /// `Refused` if `name` cannot be part of a name.
+    pub fn of_evidence(&self, time: UtcTime, nonce: Nonce, name: &str) -> Result<Key> {
+        self.key(&format!("evidence/{}-{nonce}/{name}", time.compact()))
+    }
+
+    /// The folder of what all restore tests found.
+    ///
+    /// # Errors
+    /// As [`Keys::identity`].
+    pub fn evidence(&self) -> Result<Key> {
+        self.key("evidence")
+    }
+
     /// Where a damaged object goes when it is replaced.
     ///
     /// # Errors

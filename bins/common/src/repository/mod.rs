@@ -11,6 +11,7 @@ pub mod chain;
 pub mod digests;
 pub mod document;
 pub mod events;
+pub mod evidence;
 pub mod identity;
 pub mod index;
 pub mod keys;
@@ -28,7 +29,7 @@ use crate::codec::{Opening, Sealing};
 use crate::error::{Error, Kind, Result};
 use crate::storage::{Exclusive, Store};
 
-pub use identity::Identity;
+pub use identity::{Identity, writer as written_by};
 pub use keys::{BackupType, ClusterName, Label, Nonce};
 
 /// The newest repository format this program writes and reads.
