@@ -377,7 +377,8 @@ impl Making<'_> {
                     &copied.tally,
                     self.chosen.why_full.clone(),
                     self.request.audit && self.chosen.base.is_some(),
-                );
+                )
+                .after_full(newest_full);
                 Ok(Ended::Made(Box::new(made)))
             }
             None => {

@@ -9,6 +9,7 @@ use common::job::Report;
 use common::postgres::Lsn;
 use common::repository::backup::BackupInfo;
 use common::repository::writer::Outcome;
+use common::repository::{BackupType, Label};
 use common::time::UtcTime;
 use common::units::{ByteSize, display_duration};
 use serde::Serialize;
@@ -53,6 +54,8 @@ pub struct Made {
     #[serde(skip_serializing_if = "Option::is_none")]
     audit: Option<Audit>,
     repositories: Vec<InRepository>,
+    #[serde(skip)]
+    newest_full: Option<UtcTime>,
 }
 
 /// A file with damaged pages.
@@ -136,7 +139,15 @@ impl Made {
             damage: tally.damaged_files().iter().map(Damaged::new).collect(),
             audit,
             repositories: outcomes.iter().map(one).collect(),
+            newest_full: (info.kind == BackupType::Full && info.good).then_some(info.stopped),
         }
+    }
+
+    /// Says when the newest full backup was begun, where this is none.
+    #[must_use]
+    pub fn after_full(mut self, full: Option<Label>) -> Self {
+        self.newest_full = self.newest_full.or(full.map(|label| label.started()));
+        self
     }
 
     /// Required repositories that do not have it.
@@ -288,6 +299,10 @@ impl Ended {
             .field("stored_bytes", made.stored_bytes)
             .field("files", made.files)
             .field("damaged_pages", made.damaged_pages);
+        if let Some(full) = made.newest_full {
+            // So that age can be told where nobody may read a repository.
+            report = report.field("newest_full_timestamp_seconds", full.unix_seconds());
+        }
         for (phase, seconds) in &made.durations {
             report = report.field(&format!("{phase}_seconds"), *seconds);
         }

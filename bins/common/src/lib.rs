@@ -25,6 +25,7 @@ pub mod time;
 pub mod units;
 
 // Layer 1: bytes, transport, PostgreSQL, what a job leaves behind.
+pub mod check;
 pub mod codec;
 pub mod job;
 pub mod postgres;

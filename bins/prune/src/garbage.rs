@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use common::config::Keep;
 use common::repository::Label;
+use common::repository::dumps::Dump;
 use common::time::UtcTime;
 use common::units::display_duration;
 
@@ -76,17 +77,6 @@ fn of_itself(left: &Left, now: UtcTime, after: Duration) -> Option<Why> {
 /// Why it stays; `None`: it goes. `used_by` is a backup that stays and uses its bundles, if there is one; `now` the store's time.
 pub fn judge(left: &Left, used_by: Option<Label>, now: UtcTime, after: Duration) -> Option<Why> {
     used_by.map(Why::LentTo).or_else(|| of_itself(left, now, after))
-}
-
-/// A dump.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dump {
-    /// Its name.
-    pub name: String,
-    /// When it began, by its name.
-    pub started: UtcTime,
-    /// Whether it has its `dump.json`.
-    pub complete: bool,
 }
 
 /// Why each dump stays, in words; `None`: it goes. They come oldest first.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::error::{Error, Kind, Result, chain};
 use common::postgres::{SegmentSize, SystemId, TimelineHistory, TimelineId};
 use common::repository::backup::{self, BackupInfo};
+use common::repository::dumps::{self, Dump};
 use common::repository::events;
 use common::repository::lease;
 use common::repository::wal::{self, WalList};
@@ -14,7 +15,7 @@ use common::repository::{Label, Repository, catalog, reach};
 use common::time::UtcTime;
 use common::units::display_duration;
 
-use crate::garbage::{Dump, Left};
+use crate::garbage::Left;
 
 /// Clocks that are further apart make ages meaningless.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(600);
@@ -87,7 +88,7 @@ pub fn survey(repository: &Repository, cache: &Path, now: UtcTime) -> Result<Sur
         left,
         marks: events::marks(events.into_iter().map(|event| event.what)),
         wal,
-        dumps: dumps(repository)?,
+        dumps: dumps::list(repository)?,
     })
 }
 
@@ -152,23 +153,6 @@ fn look_at(repository: &Repository, label: Label, holder: Option<&str>) -> Resul
         Ok(())
     })?;
     Ok(left)
-}
-
-fn dumps(repository: &Repository) -> Result<Vec<Dump>> {
-    let folder = repository.keys().dumps()?;
-    let mut dumps = Vec::new();
-    for name in repository.store.children(Some(&folder))? {
-        let started = name.split_once("-dump-").map(|(time, _)| UtcTime::parse_compact(time));
-        let Some(Ok(started)) = started else { continue };
-        let document = folder.join(&name)?.join("dump.json")?;
-        dumps.push(Dump {
-            complete: repository.store.stat(&document)?.is_some(),
-            name,
-            started,
-        });
-    }
-    dumps.sort_by(|a, b| (a.started, &a.name).cmp(&(b.started, &b.name)));
-    Ok(dumps)
 }
 
 #[cfg(test)]

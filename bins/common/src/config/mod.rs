@@ -37,6 +37,9 @@ use reader::{Source, Table, nearest};
 /// Where the configuration is unless `--config` or `PGKEEP_CONFIG` says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/pgkeep/pgkeep.toml";
 
+/// Where jobs leave their traces unless the configuration says otherwise.
+pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/pgkeep";
+
 /// Keys at the top of the file; a hint tells those who wrote one below a table.
 const TOP_KEYS: [&str; 9] = [
     "state_directory",
@@ -120,7 +123,7 @@ impl Config {
             file: source.file.to_owned(),
             state_directory: table
                 .path("state_directory")?
-                .unwrap_or_else(|| "/var/lib/pgkeep".into()),
+                .unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()),
             spool_directory: table
                 .path("spool_directory")?
                 .unwrap_or_else(|| "/var/spool/pgkeep".into()),

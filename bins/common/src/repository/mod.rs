@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod chain;
 pub mod digests;
 pub mod document;
+pub mod dumps;
 pub mod events;
 pub mod evidence;
 pub mod identity;

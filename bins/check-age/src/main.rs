@@ -1,0 +1,72 @@
+//! `pgkeep-check-age`: is the newest backup, full backup, restore test or dump young enough.
+
+mod args;
+mod judge;
+mod look;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use common::check::Line;
+use common::config::DEFAULT_STATE_DIRECTORY;
+use common::error::{Error, Kind, Result};
+use common::exit;
+use common::time::UtcTime;
+
+use args::Args;
+use judge::{Newest, Place, judge};
+
+fn main() -> ExitCode {
+    exit::main(exit::CHECK, |args: Args| {
+        let line = check(&args)?;
+        exit::print(&line.text())?;
+        Ok(line)
+    })
+}
+
+fn check(args: &Args) -> Result<Line> {
+    let (warning, critical) = args.what.limits();
+    let limits = (args.warning.unwrap_or(warning), args.critical.unwrap_or(critical));
+    if limits.0 > limits.1 {
+        return Err(Error::new(Kind::Config, "--warning is longer than --critical"));
+    }
+    Ok(judge(args.what.name(), &places(args)?, UtcTime::now(), limits))
+}
+
+fn places(args: &Args) -> Result<Vec<Place>> {
+    let config = match args.common.load(&exit::environment) {
+        Ok(config) => config,
+        Err(error) if look::is_denied(&error) => {
+            let state = Path::new(DEFAULT_STATE_DIRECTORY);
+            let cluster = match args.common.cluster_name() {
+                Some(name) => name.to_owned(),
+                None => only_cluster(state).ok_or_else(|| error.hint("name the cluster with --cluster"))?,
+            };
+            return Ok(vec![look::status(state, &cluster, args.what)]);
+        }
+        Err(error) => return Err(error),
+    };
+    let cluster = args.common.choose(&config)?;
+    let places = look::repositories(&config, cluster, &args.repositories.names, args.what)?;
+    // A repository that does not answer is not known by what a job left on this host; one that this user may not read is.
+    if places.iter().all(|place| matches!(place.newest, Newest::Denied(_))) {
+        let status = look::status(&config.state_directory, &cluster.name, args.what);
+        if !matches!(status.newest, Newest::Silent(_)) {
+            return Ok(vec![status]);
+        }
+    }
+    Ok(places)
+}
+
+/// The cluster that has a directory there, if it is one.
+fn only_cluster(state: &Path) -> Option<String> {
+    let mut names = std::fs::read_dir(state)
+        .ok()?
+        .flatten()
+        .filter(|entry| entry.path().join("status").is_dir())
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    match (names.next(), names.next()) {
+        (Some(only), None) => Some(only),
+        _ => None,
+    }
+}
