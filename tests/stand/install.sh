@@ -10,6 +10,7 @@
 #   13 .. 18  one of these
 #   clients   programs of PostgreSQL 17 and 18 (pg_verifybackup, pg_dump, pg_waldump, ...) from newer Debian releases
 #   emulators object stores: moto (S3 with versions, storage classes, object lock), Azurite (Azure)
+#   monitoring  promtool, node_exporter, Consul, unpacked: nothing is installed or started
 #   peers     what `make bench` compares with: pgbackrest, valgrind
 #
 # Idempotent, and quick when everything is there: package lists are only fetched when a package is missing. Packages and
@@ -206,6 +207,24 @@ emulators() {
     return $result
 }
 
+# Programs without libraries of their own: they run from where they are unpacked, and no service is started.
+make_monitoring() {
+    other_release bookworm "$1" && unpack_packages "$1" prometheus prometheus-node-exporter || return 1
+    mkdir "$1/bin" && mv "$1"/tree/usr/bin/{promtool,prometheus-node-exporter} "$1/bin/" || return 1
+    # The last Debian release that has it.
+    other_release_keeping bullseye "$1" && unpack_packages "$1" consul && mv "$1/tree/usr/bin/consul" "$1/bin/" || return 1
+    rm -rf "$1"/{state,cache,debs,tree,status,sources.list}
+    "$1/bin/promtool" --version && "$1/bin/consul" --version
+}
+
+# As other_release, where something made before stays.
+other_release_keeping() {
+    local suite=$1 place=$2
+    mv "$place/bin" "$place.bin" && other_release "$suite" "$place" && mv "$place.bin" "$place/bin"
+}
+
+monitoring() { beside "$stand/monitoring-1" make_monitoring; }
+
 peers() { packages pgbackrest valgrind; }
 
 # Where the programs of a version are, or will be.
@@ -231,10 +250,10 @@ mirror() {
     apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Release: $release" 'Component: main' | head -n 1
 }
 
-# Packages of another release, unpacked into $2/tree: apt with lists and a state of its own, which knows no installed
-# package. The libraries are those that the client programs depend on; those of the server program are among them.
-fetch_release() {
-    local suite=$1 beside=$2 major=$3 from keyring=/usr/share/keyrings/debian-archive-keyring.gpg names package
+# Lets apt know the packages of another release: with lists and a state of its own in $2, which knows no installed
+# package. Sets apt_options.
+other_release() {
+    local suite=$1 beside=$2 from keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     from=$(mirror) && [[ -n $from ]] || {
         echo "apt has no mirror configured"
         return 1
@@ -243,18 +262,30 @@ fetch_release() {
     : >"$beside/status"
     [[ -e $keyring ]] && keyring=" signed-by=$keyring" || keyring=
     echo "deb [target=Packages$keyring] $from $suite main" >"$beside/sources.list"
-    local options=(-q -o "Dir::State=$beside/state" -o "Dir::State::status=$beside/status" -o "Dir::Cache=$beside/cache"
+    apt_options=(-q -o "Dir::State=$beside/state" -o "Dir::State::status=$beside/status" -o "Dir::Cache=$beside/cache"
         -o "Dir::Etc::sourcelist=$beside/sources.list" -o Dir::Etc::sourceparts=/dev/null
         -o Dir::Etc::preferencesparts=/dev/null -o Dir::Etc::preferences=/dev/null
         -o APT::Sandbox::User=root -o APT::Update::Error-Mode=any -o Acquire::Languages=none -o Acquire::Retries=3)
-    apt-get "${options[@]}" update </dev/null || return 1
-    mapfile -t names < <(apt-cache "${options[@]}" depends --recurse --no-recommends --no-suggests --no-conflicts \
-        --no-breaks --no-replaces --no-enhances "postgresql-client-$major" | grep -E '^lib' | grep -vE '^lib(perl|gdbm|db[0-9])')
-    (cd "$beside/debs" && apt-get "${options[@]}" download "postgresql-$major" "postgresql-client-$major" "${names[@]}" \
-        </dev/null) || return 1
+    apt-get "${apt_options[@]}" update </dev/null
+}
+
+# Fetches packages of that release and unpacks them into $1/tree.
+unpack_packages() {
+    local beside=$1 package
+    shift
+    (cd "$beside/debs" && apt-get "${apt_options[@]}" download "$@" </dev/null) || return 1
     for package in "$beside"/debs/*.deb; do
         dpkg-deb -x "$package" "$beside/tree" || return 1
     done
+}
+
+# The libraries are those that the client programs depend on; those of the server program are among them.
+fetch_release() {
+    local suite=$1 beside=$2 major=$3 names
+    other_release "$suite" "$beside" || return 1
+    mapfile -t names < <(apt-cache "${apt_options[@]}" depends --recurse --no-recommends --no-suggests --no-conflicts \
+        --no-breaks --no-replaces --no-enhances "postgresql-client-$major" | grep -E '^lib' | grep -vE '^lib(perl|gdbm|db[0-9])')
+    unpack_packages "$beside" "postgresql-$major" "postgresql-client-$major" "${names[@]}"
 }
 
 # Keeps the programs and libraries of a tree. What is called is a script beside them: it runs the program with the tree's
@@ -316,6 +347,7 @@ for what in "${@:-default}"; do
     build) build || result=1 ;;
     lint) lint || result=1 ;;
     servers) servers || result=1 ;;
+    monitoring) monitoring || result=1 ;;
     peers) peers || result=1 ;;
     emulators) emulators || result=1 ;;
     versions) all_versions || result=1 ;;
@@ -328,7 +360,7 @@ for what in "${@:-default}"; do
         clients || true
         ;;
     *)
-        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, peers)"
+        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, monitoring, peers)"
         exit 2
         ;;
     esac

@@ -153,6 +153,8 @@ pub struct Chosen {
     pub newest_full: Option<Label>,
     /// Where that one began.
     pub newest_full_start: Option<Lsn>,
+    /// How long the last four good backups of its type took.
+    pub durations_before: Vec<Duration>,
 }
 
 fn choose_base(
@@ -211,7 +213,9 @@ fn choose_base(
         };
         log::log!(level, "this is a full backup: {why}");
     }
+    let alike = backups.iter().rev().filter(|info| info.kind == kind && info.good);
     Ok(Chosen {
+        durations_before: alike.take(4).map(|info| info.finished.since(info.started)).collect(),
         kind,
         base,
         why_full,

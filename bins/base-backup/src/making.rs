@@ -378,7 +378,8 @@ impl Making<'_> {
                     self.chosen.why_full.clone(),
                     self.request.audit && self.chosen.base.is_some(),
                 )
-                .after_full(newest_full);
+                .after_full(newest_full)
+                .compared(&self.chosen.durations_before);
                 Ok(Ended::Made(Box::new(made)))
             }
             None => {

@@ -56,6 +56,8 @@ pub struct Made {
     repositories: Vec<InRepository>,
     #[serde(skip)]
     newest_full: Option<UtcTime>,
+    #[serde(skip)]
+    duration_ratio: Option<f64>,
 }
 
 /// A file with damaged pages.
@@ -139,8 +141,16 @@ impl Made {
             damage: tally.damaged_files().iter().map(Damaged::new).collect(),
             audit,
             repositories: outcomes.iter().map(one).collect(),
+            duration_ratio: None,
             newest_full: (info.kind == BackupType::Full && info.good).then_some(info.stopped),
         }
+    }
+
+    /// Compares how long it took with the last ones of its type.
+    #[must_use]
+    pub fn compared(mut self, before: &[Duration]) -> Self {
+        self.duration_ratio = ratio(self.duration_seconds, before);
+        self
     }
 
     /// Says when the newest full backup was begun, where this is none.
@@ -224,6 +234,17 @@ impl Made {
     }
 }
 
+/// Shorter ones vary by themselves.
+const WORTH_COMPARING: Duration = Duration::from_secs(60);
+
+/// The share of the median that a duration in seconds is; nothing where there is too little to compare with.
+fn ratio(seconds: f64, before: &[Duration]) -> Option<f64> {
+    let mut before = before.to_vec();
+    before.sort();
+    let median = before.get(before.len() / 2).filter(|_| before.len() >= 4)?;
+    (*median >= WORTH_COMPARING).then(|| seconds / median.as_secs_f64())
+}
+
 impl Damaged {
     fn new(file: &DamagedFile) -> Self {
         let blocks = |(first, count): &(u32, u32)| Blocks {
@@ -299,6 +320,9 @@ impl Ended {
             .field("stored_bytes", made.stored_bytes)
             .field("files", made.files)
             .field("damaged_pages", made.damaged_pages);
+        if let Some(ratio) = made.duration_ratio {
+            report = report.field("duration_ratio", ratio);
+        }
         if let Some(full) = made.newest_full {
             // So that age can be told where nobody may read a repository.
             report = report.field("newest_full_timestamp_seconds", full.unix_seconds());
@@ -361,6 +385,8 @@ mod tests {
                 one("offsite", true, required_stored),
                 one("nas", false, false),
             ],
+            newest_full: None,
+            duration_ratio: None,
         }
     }
 
@@ -418,5 +444,15 @@ mod tests {
             (&skipped["result"], &skipped["why"], skipped["backup"].is_null()),
             (&"skipped".into(), &"this server is a standby".into(), true)
         );
+    }
+
+    #[test]
+    fn a_duration_is_compared_with_the_median_of_the_last_four_if_those_were_long() {
+        let before = |seconds: &[u64]| -> Vec<Duration> {
+            seconds.iter().map(|seconds| Duration::from_secs(*seconds)).collect()
+        };
+        assert_eq!(ratio(60.0, &before(&[100, 900, 120, 110])), Some(0.5));
+        assert_eq!(ratio(60.0, &before(&[100, 120, 110])), None);
+        assert_eq!(ratio(1.0, &before(&[4, 4, 59, 59])), None);
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::config::{Cluster, Config};
-use common::error::{Error, Result, chain};
+use common::error::{Result, chain};
 use common::job::{Outcome, Status};
 use common::open;
 use common::repository::{BackupType, Repository, catalog, dumps, evidence};
@@ -26,7 +26,7 @@ pub fn repositories(config: &Config, cluster: &Cluster, only: &[String], what: W
     let place = |repository: &Repository| Place {
         name: repository.name.clone(),
         required: repository.required,
-        newest: newest(repository, &cache, what).unwrap_or_else(|error| match is_denied(&error) {
+        newest: newest(repository, &cache, what).unwrap_or_else(|error| match error.is_denied() {
             true => Newest::Denied(chain(&error)),
             false => Newest::Silent(chain(&error)),
         }),
@@ -116,16 +116,4 @@ fn of_status(status: &Status, what: What) -> Newest {
             .last_success
             .map_or(Newest::Never, |time| Newest::Made(time, label(time))),
     }
-}
-
-/// Whether this user may not read what decides: then the status files speak.
-pub fn is_denied(error: &Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(one) = source {
-        if let Some(io) = one.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::PermissionDenied;
-        }
-        source = one.source();
-    }
-    error.is_denied()
 }

@@ -4,11 +4,10 @@ mod args;
 mod judge;
 mod look;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use common::check::Line;
-use common::config::DEFAULT_STATE_DIRECTORY;
+use common::config::access::{Access, access};
 use common::error::{Error, Kind, Result};
 use common::exit;
 use common::time::UtcTime;
@@ -34,17 +33,9 @@ fn check(args: &Args) -> Result<Line> {
 }
 
 fn places(args: &Args) -> Result<Vec<Place>> {
-    let config = match args.common.load(&exit::environment) {
-        Ok(config) => config,
-        Err(error) if look::is_denied(&error) => {
-            let state = Path::new(DEFAULT_STATE_DIRECTORY);
-            let cluster = match args.common.cluster_name() {
-                Some(name) => name.to_owned(),
-                None => only_cluster(state).ok_or_else(|| error.hint("name the cluster with --cluster"))?,
-            };
-            return Ok(vec![look::status(state, &cluster, args.what)]);
-        }
-        Err(error) => return Err(error),
+    let config = match access(&args.common, &exit::environment)? {
+        Access::Full(config) => config,
+        Access::StatusOnly(state, cluster) => return Ok(vec![look::status(&state, &cluster, args.what)]),
     };
     let cluster = args.common.choose(&config)?;
     let places = look::repositories(&config, cluster, &args.repositories.names, args.what)?;
@@ -56,17 +47,4 @@ fn places(args: &Args) -> Result<Vec<Place>> {
         }
     }
     Ok(places)
-}
-
-/// The cluster that has a directory there, if it is one.
-fn only_cluster(state: &Path) -> Option<String> {
-    let mut names = std::fs::read_dir(state)
-        .ok()?
-        .flatten()
-        .filter(|entry| entry.path().join("status").is_dir())
-        .filter_map(|entry| entry.file_name().into_string().ok());
-    match (names.next(), names.next()) {
-        (Some(only), None) => Some(only),
-        _ => None,
-    }
 }

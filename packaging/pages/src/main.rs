@@ -22,6 +22,12 @@ mod archive_push;
 #[path = "../../../bins/base-backup/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod base_backup;
+#[path = "../../../bins/check-age/src/args.rs"]
+#[allow(dead_code, missing_docs)]
+mod check_age;
+#[path = "../../../bins/check-archive/src/args.rs"]
+#[allow(dead_code, missing_docs)]
+mod check_archive;
 #[path = "../../../bins/info/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod info;
@@ -73,6 +79,8 @@ fn commands() -> Vec<Command> {
         init::Args::command(),
         prune::Args::command(),
         restore::Args::command(),
+        check_age::Args::command(),
+        check_archive::Args::command(),
         restore_test::Args::command(),
         sync::Args::command(),
         verify::Args::command(),

@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::job::{JobSettings, Origin};
 use crate::units::{ByteSize, parse_duration};
 
+pub mod access;
 pub mod cli;
 mod cluster;
 mod expand;

@@ -1,0 +1,292 @@
+//! What the facts about archiving mean. Pure.
+
+use std::time::Duration;
+
+use common::check::{Line, Perf, State, above};
+use common::units::{counted, display_duration};
+
+/// What is known of the server; nothing is known of what could not be asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Server {
+    /// Why it could not be asked.
+    pub silent: Option<String>,
+    /// It is a standby, which archives nothing.
+    pub standby: bool,
+    /// `archive_mode` is off.
+    pub off: bool,
+    /// Archiving has failed since its last success: for so long, and for which file.
+    pub failing: Option<(Option<Duration>, String)>,
+    /// WAL files that wait, and for how long the oldest has.
+    pub ready: Option<(u64, Option<Duration>)>,
+    /// The segment that was looked for.
+    pub segment: Option<String>,
+}
+
+/// What is known of one repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repository {
+    /// Its name.
+    pub name: String,
+    /// Whether work depends on it.
+    pub required: bool,
+    /// After how long it had the segment; or why it has not. Nothing: no segment was looked for.
+    pub reached: Option<Result<Duration, String>>,
+    /// What is missing: for the newest backup, and for older ones; or why nobody could find out.
+    pub gaps: Result<Gaps, String>,
+    /// What it holds, where that could be found out.
+    pub holds: Option<Holds>,
+}
+
+/// What a repository holds of this cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holds {
+    /// Backups and WAL, in stored bytes.
+    pub bytes: u64,
+    /// Good backups.
+    pub backups: u64,
+    /// When the newest good one ended, and the newest good full one, in seconds since 1970.
+    pub newest: (Option<i64>, Option<i64>),
+    /// The file system it lies on, free and in all, in bytes; nothing for stores that do not know.
+    pub space: Option<(u64, u64)>,
+}
+
+/// WAL that is missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gaps {
+    /// What the newest good backup cannot be recovered beyond, or for want of which not at all.
+    pub newest: Option<String>,
+    /// The same for older ones.
+    pub older: Option<String>,
+}
+
+/// What is expected.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// More files that wait are a warning, or critical.
+    pub ready: (u64, u64),
+    /// The recovery point objective.
+    pub rpo: Option<Duration>,
+}
+
+/// Judges all of it.
+pub fn judge(server: &Server, repositories: &[Repository], limits: Limits) -> Line {
+    let mut line = Line::default();
+    of_server(server, limits, &mut line);
+    for repository in repositories {
+        let name = &repository.name;
+        let mut add = |state: State, words: String| {
+            line.add(
+                if repository.required {
+                    state
+                } else {
+                    state.min(State::Warning)
+                },
+                words,
+            );
+        };
+        match &repository.reached {
+            Some(Ok(_)) => add(State::Ok, format!("WAL reaches {name}")),
+            Some(Err(why)) => add(State::Critical, format!("WAL does not reach {name}: {why}")),
+            None => {}
+        }
+        match &repository.gaps {
+            Err(why) => add(State::Unknown, format!("{name} cannot be read: {why}")),
+            Ok(gaps) => {
+                match &gaps.newest {
+                    Some(missing) => add(State::Critical, format!("{name}: the newest backup lacks {missing}")),
+                    None => add(State::Ok, format!("no gap in {name}")),
+                }
+                if let Some(missing) = &gaps.older {
+                    add(State::Warning, format!("{name}: older backups lack {missing}"));
+                }
+            }
+        }
+        if let Some(Ok(took)) = repository.reached {
+            line.perf(Perf::seconds(&format!("reach {name}"), took));
+        }
+    }
+    line
+}
+
+fn of_server(server: &Server, limits: Limits, line: &mut Line) {
+    if let Some(why) = &server.silent {
+        line.add(State::Unknown, format!("the server cannot be asked: {why}"));
+    }
+    if server.standby {
+        line.add(State::Ok, "a standby archives nothing");
+    }
+    if server.off {
+        line.add(State::Critical, "archive_mode is off: nothing is archived");
+    }
+    if let Some((since, file)) = &server.failing {
+        let since = since.map_or_else(
+            || "it never succeeded".to_owned(),
+            |since| format!("the last success was {} ago", shown(since)),
+        );
+        line.add(State::Critical, format!("archive_command fails for {file}; {since}"));
+    }
+    if let Some((count, oldest)) = server.ready {
+        let (warning, critical) = limits.ready;
+        let waiting = oldest.map_or_else(String::new, |oldest| format!(", the oldest for {}", shown(oldest)));
+        line.add(
+            above(count, warning, critical),
+            format!("{} in pg_wal{waiting}", waits(count)),
+        );
+        line.perf(Perf::count("ready", count).limits(warning as f64, critical as f64));
+        if let (Some(rpo), Some(oldest)) = (
+            limits.rpo,
+            oldest.filter(|oldest| limits.rpo.is_some_and(|rpo| *oldest > rpo)),
+        ) {
+            let (rpo, oldest) = (shown(rpo), shown(oldest));
+            line.add(
+                State::Critical,
+                format!("WAL has waited for {oldest}, and the recovery point objective is {rpo}"),
+            );
+        }
+    }
+}
+
+fn waits(count: u64) -> String {
+    match count {
+        1 => "1 WAL file waits".to_owned(),
+        _ => format!("{} wait", counted(count, "WAL file")),
+    }
+}
+
+fn shown(span: Duration) -> String {
+    display_duration(Duration::from_secs(span.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        ready: (10, 60),
+        rpo: Some(Duration::from_secs(60)),
+    };
+
+    fn repository(name: &str, required: bool) -> Repository {
+        Repository {
+            name: name.to_owned(),
+            required,
+            reached: Some(Ok(Duration::from_secs(1))),
+            gaps: Ok(Gaps::default()),
+            holds: None,
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Server, &mut Repository)) -> Line {
+        let mut server = Server {
+            ready: Some((0, None)),
+            ..Server::default()
+        };
+        let mut one = repository("a", true);
+        change(&mut server, &mut one);
+        judge(&server, &[one], LIMITS)
+    }
+
+    #[test]
+    fn every_state_by_table() {
+        type Change = fn(&mut Server, &mut Repository);
+        let table: [(Change, u8, &str); 17] = [
+            (
+                |_, _| {},
+                0,
+                "OK - 0 WAL files wait in pg_wal; WAL reaches a; no gap in a | 'ready'=0;10;60;0 'reach a'=1s;;;0\n",
+            ),
+            (|server, _| server.ready = Some((10, None)), 0, "OK - "),
+            (
+                |server, _| server.ready = Some((11, None)),
+                1,
+                "WARNING - 11 WAL files wait in pg_wal",
+            ),
+            (
+                |server, _| server.ready = Some((61, None)),
+                2,
+                "CRITICAL - 61 WAL files wait in pg_wal",
+            ),
+            (
+                |server, _| server.ready = Some((1, Some(Duration::from_secs(60)))),
+                0,
+                "OK - 1 WAL file waits in pg_wal, the oldest for 1m",
+            ),
+            (
+                |server, _| server.ready = Some((1, Some(Duration::from_secs(61)))),
+                2,
+                "CRITICAL - WAL has waited for 1m1s",
+            ),
+            (|server, _| server.ready = None, 0, "OK - WAL reaches a"),
+            (|server, _| server.off = true, 2, "CRITICAL - archive_mode is off"),
+            (|server, _| server.standby = true, 0, "OK - a standby archives nothing"),
+            (
+                |server, _| server.silent = Some("x".to_owned()),
+                3,
+                "UNKNOWN - the server cannot be asked: x",
+            ),
+            (
+                |server, _| server.failing = Some((None, "F".to_owned())),
+                2,
+                "CRITICAL - archive_command fails for F; it never",
+            ),
+            (
+                |server, _| server.failing = Some((Some(Duration::from_secs(90)), "F".to_owned())),
+                2,
+                "CRITICAL - archive_command fails for F; the last success was 1m30s ago",
+            ),
+            (
+                |_, one| one.reached = Some(Err("x".to_owned())),
+                2,
+                "CRITICAL - WAL does not reach a: x",
+            ),
+            (
+                |_, one| one.gaps = Err("x".to_owned()),
+                3,
+                "UNKNOWN - a cannot be read: x",
+            ),
+            (
+                |_, one| {
+                    one.gaps = Ok(Gaps {
+                        newest: Some("S".to_owned()),
+                        older: None,
+                    })
+                },
+                2,
+                "CRITICAL - a: the newest backup lacks S",
+            ),
+            (
+                |_, one| {
+                    one.gaps = Ok(Gaps {
+                        newest: None,
+                        older: Some("S".to_owned()),
+                    })
+                },
+                1,
+                "WARNING - a: older backups lack S",
+            ),
+            (
+                |_, one| one.reached = None,
+                0,
+                "OK - 0 WAL files wait in pg_wal; no gap in a | 'ready'",
+            ),
+        ];
+        for (change, code, words) in table {
+            let line = with(change);
+            assert_eq!(line.state().code(), code, "{words}");
+            assert!(line.text().starts_with(words), "{words}: {}", line.text());
+        }
+    }
+
+    #[test]
+    fn an_optional_repository_is_a_warning_at_most() {
+        for change in [
+            |one: &mut Repository| one.reached = Some(Err("x".to_owned())),
+            |one: &mut Repository| one.gaps = Err("x".to_owned()),
+        ] {
+            let mut optional = repository("b", false);
+            change(&mut optional);
+            let line = judge(&Server::default(), &[repository("a", true), optional], LIMITS);
+            assert_eq!(line.state().code(), 1, "{}", line.text());
+        }
+    }
+}

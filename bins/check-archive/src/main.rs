@@ -1,0 +1,189 @@
+//! `pgkeep-check-archive`: does WAL reach every repository, without gaps.
+
+mod args;
+mod judge;
+mod look;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use common::check::{Line, State};
+use common::config::access::{Access, access};
+use common::config::{Cluster, Config};
+use common::error::{Error, Kind, Result};
+use common::exit;
+use common::job::{Job, Origin, Report, Sample, Status};
+use common::time::UtcTime;
+use common::units::display_duration;
+use common::{open, process};
+
+use args::Args;
+use judge::{Limits, judge};
+
+/// Monitoring does not wait longer for a store.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    exit::main(exit::CHECK, |args: Args| {
+        let line = match access(&args.common, &exit::environment)? {
+            Access::Full(config) => {
+                let cluster = args.common.choose(&config)?;
+                full(&args, &config, cluster)?
+            }
+            Access::StatusOnly(state, cluster) => of_status(&state, &cluster, args.stale)?,
+        };
+        exit::print(&line.text())?;
+        Ok(line)
+    })
+}
+
+fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
+    if args.ready_warning > args.ready_critical {
+        return Err(Error::new(
+            Kind::Config,
+            "--ready-warning is larger than --ready-critical",
+        ));
+    }
+    let owner = cluster.data_directory.as_deref().filter(|directory| directory.is_dir());
+    if let Some(directory) = owner
+        && let Some(said) = process::become_owner_of(directory)?
+    {
+        log::info!("{said}");
+    }
+    let state = config.state_of(cluster);
+    // Who may not leave a status is told what one that may has left.
+    let writes = [state.as_path(), config.state_directory.as_path()]
+        .into_iter()
+        .find(|directory| directory.is_dir())
+        .is_some_and(|directory| nix::unistd::access(directory, nix::unistd::AccessFlags::W_OK).is_ok());
+    if !writes && let Ok(line) = of_status(&config.state_directory, &cluster.name, args.stale) {
+        return Ok(line);
+    }
+    let job = writes.then(|| {
+        Job::start(
+            config.job(cluster, "check-archive", Origin::of_this_process()),
+            UtcTime::now(),
+        )
+    });
+    let patience = config.patience.min(PATIENCE);
+    let repositories = open::repositories_within(config, cluster, &args.repositories.names, patience)?;
+    let asked = look::server(cluster, &exit::environment);
+    let begun = Instant::now();
+    let deadline = begun + args.timeout;
+    let found: Vec<judge::Repository> = std::thread::scope(|scope| {
+        let look = |repository| scope.spawn(move || look::repository(repository, asked.wanted, begun, deadline));
+        let looking: Vec<_> = repositories.iter().map(look).collect();
+        looking.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    });
+    let limits = Limits {
+        ready: (args.ready_warning, args.ready_critical),
+        rpo: cluster.objectives.rpo,
+    };
+    let line = judge(&asked.server, &found, limits);
+    if let Some(job) = job {
+        let report = match line.state() {
+            State::Ok => Report::success(),
+            state => Report::bad(state.code(), line.words()),
+        };
+        let report = report
+            .field("line", line.text().trim_end())
+            .field("state", line.state().code());
+        let report = match asked.server.ready {
+            Some((count, _)) => report.field("ready", count),
+            None => report,
+        };
+        job.finish(&found.iter().fold(report, with_samples), UtcTime::now());
+    }
+    Ok(line)
+}
+
+/// Adds what is measured of a repository.
+fn with_samples(mut report: Report, repository: &judge::Repository) -> Report {
+    let mut add = |name: &str, value: f64, help| {
+        let sample = Sample::new(name, value, help).label("repository", &repository.name);
+        report = report.clone().sample(sample);
+    };
+    if let Some(reached) = &repository.reached {
+        add(
+            "pgkeep_wal_reaches",
+            f64::from(u8::from(reached.is_ok())),
+            "Whether a WAL segment reached the repository.",
+        );
+    }
+    if let Ok(gaps) = &repository.gaps {
+        let gap = gaps.newest.is_some() || gaps.older.is_some();
+        add(
+            "pgkeep_wal_gap",
+            f64::from(u8::from(gap)),
+            "Whether WAL is missing behind a good backup.",
+        );
+    }
+    add(
+        "pgkeep_repository_readable",
+        f64::from(u8::from(repository.gaps.is_ok())),
+        "Whether the repository could be read.",
+    );
+    let Some(holds) = &repository.holds else { return report };
+    add(
+        "pgkeep_repository_bytes",
+        holds.bytes as f64,
+        "Stored bytes of backups and WAL.",
+    );
+    add("pgkeep_repository_backups", holds.backups as f64, "Good backups.");
+    if let Some((free, total)) = holds.space {
+        add(
+            "pgkeep_repository_free_bytes",
+            free as f64,
+            "What is free on its file system.",
+        );
+        add(
+            "pgkeep_repository_size_bytes",
+            total as f64,
+            "The size of its file system.",
+        );
+    }
+    let help = "When the newest good backup ended, of any type and full.";
+    for (name, time) in [("any", holds.newest.0), ("full", holds.newest.1)] {
+        if let Some(time) = time {
+            let sample = Sample::new("pgkeep_repository_newest_backup_timestamp_seconds", time as f64, help);
+            report = report.sample(sample.label("repository", &repository.name).label("type", name));
+        }
+    }
+    report
+}
+
+/// What the last run on this host found, for whoever may not look.
+fn of_status(state: &Path, cluster: &str, stale: Duration) -> Result<Line> {
+    let path = Status::path(state, cluster, "check-archive");
+    let Some(status) = Status::read(&path)? else {
+        let message = format!(
+            "{} is not there: check-archive never ran as the server's user",
+            path.display()
+        );
+        return Err(Error::new(Kind::NotFound, message)
+            .hint("a timer runs it: systemctl enable --now pgkeep-check@CLUSTER.timer"));
+    };
+    let mut line = Line::default();
+    let age = UtcTime::now().since(status.finished);
+    let shown = display_duration(Duration::from_secs(age.as_secs()));
+    if age > stale {
+        line.add(State::Critical, format!("stale: check-archive last ran {shown} ago"));
+        return Ok(line);
+    }
+    let state = match status.fields.get("state").and_then(|state| state.as_u64()) {
+        Some(0) => State::Ok,
+        Some(1) => State::Warning,
+        Some(2) => State::Critical,
+        _ => State::Unknown,
+    };
+    let words = status
+        .fields
+        .get("line")
+        .and_then(|line| line.as_str())
+        .unwrap_or("the last run could not tell");
+    let words = words.split_once(" - ").map_or(words, |(_, words)| words);
+    let words = words.split(" | ").next().unwrap_or(words);
+    line.add(state, format!("{words} ({shown} ago)"));
+    Ok(line)
+}

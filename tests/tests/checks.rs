@@ -1,0 +1,176 @@
+//! Checks tell a set-up that works from one that does not, as monitoring reads it.
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
+
+use system_tests::wait::{PATIENCE, wait_until};
+use system_tests::{Options, Ran, RepoOptions, Server, Story, each_major, mutilate};
+
+fn begins(ran: &Ran, words: &str) {
+    assert!(ran.stdout.starts_with(words), "expected \"{words}\"\n{}", ran.report());
+    assert_eq!(ran.stdout.matches('\n').count(), 1, "{}", ran.report());
+}
+
+fn archive(story: &Story) -> Ran {
+    story.tool("check-archive").args(["--timeout", "10s"]).run()
+}
+
+each_major!(archiving_is_well_until_it_fails: 13 15 18);
+fn archiving_is_well_until_it_fails(server: &Server) {
+    let story = Story::with("check_archive", server, Options::default(), |site| {
+        site.repository(RepoOptions::new("local"))
+            .repository(RepoOptions::new("nas").line("required = false"))
+            .cluster_line("objectives = { rpo = \"1h\" }")
+    });
+    let cluster = &story.cluster;
+    cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
+    let ran = archive(&story).expect_code(0);
+    begins(&ran, "OK - 0 WAL files wait in pg_wal");
+    assert!(
+        ran.stdout.contains("WAL reaches local") && ran.stdout.contains("'ready'=0;10;60;0"),
+        "{}",
+        ran.report()
+    );
+    assert_eq!(story.site.status("check-archive")["fields"]["state"], 0);
+    story.backup();
+    let segments: Vec<String> = (0..4)
+        .map(|n| {
+            cluster.sql(&format!("CREATE TABLE t{n} AS SELECT {n} AS n"));
+            cluster.switch_wal()
+        })
+        .collect();
+    story.archive_all();
+    begins(&archive(&story).expect_code(0), "OK - ");
+
+    story.step("an optional repository is away");
+    let nas = &story.site.repos[1];
+    let aside = story.scratch.path("nas_aside");
+    std::fs::rename(&nas.dir, &aside).unwrap();
+    begins(&archive(&story).expect_code(1), "WARNING - ");
+    std::fs::rename(&aside, &nas.dir).unwrap();
+
+    story.step("a segment behind the backup is missing");
+    let path = story.site.repo().wal(&segments[2]);
+    let kept = story.scratch.path("segment");
+    std::fs::rename(&path, &kept).unwrap();
+    let ran = archive(&story).expect_code(2);
+    begins(&ran, "CRITICAL - ");
+    ran.expect_said(&format!("local: the newest backup lacks {}", segments[2]));
+    std::fs::rename(&kept, &path).unwrap();
+    begins(&archive(&story).expect_code(0), "OK - ");
+
+    story.step("the required repository cannot be written");
+    mutilate::chmod(&story.site.repo().dir.join("main"), 0o500);
+    let wal = story.site.repo().wal_folder();
+    let folders = [wal.clone(), wal.parent().unwrap().to_path_buf()];
+    folders.iter().for_each(|folder| mutilate::chmod(folder, 0o500));
+    cluster.sql("CREATE TABLE more AS SELECT 1 AS n");
+    cluster.switch_wal();
+    wait_until("archiving fails", PATIENCE, || {
+        cluster.query_one("SELECT coalesce(last_failed_time > last_archived_time, false) FROM pg_stat_archiver") == "t"
+    });
+    let ran = archive(&story).expect_code(2);
+    begins(&ran, "CRITICAL - archive_command fails for ");
+    let status = story.site.status("check-archive");
+    assert_eq!(
+        (&status["result"], &status["fields"]["state"]),
+        (&"failed".into(), &2.into())
+    );
+    folders.iter().for_each(|folder| mutilate::chmod(folder, 0o700));
+    mutilate::chmod(&story.site.repo().dir.join("main"), 0o700);
+    story.archive_all();
+    // Statistics may come a moment later.
+    wait_until("the check sees it", PATIENCE, || archive(&story).code == Some(0));
+
+    story.step("who may not look is told what was found");
+    let state = story.site.state().join("main");
+    mutilate::chmod(&state, 0o500);
+    let ran = archive(&story).expect_code(0);
+    begins(&ran, "OK - ");
+    ran.clone().expect_said(" ago)");
+    let ran = story
+        .tool("check-archive")
+        .args(["--stale", "1ms"])
+        .run()
+        .expect_code(2);
+    begins(&ran, "CRITICAL - stale: check-archive last ran ");
+    mutilate::chmod(&state, 0o755);
+
+    story.step("archiving is off");
+    cluster.conf(&["archive_mode = off"]);
+    cluster.restart();
+    begins(&archive(&story).expect_code(2), "CRITICAL - archive_mode is off");
+}
+
+each_major!(ages_are_those_of_what_there_is: 15);
+fn ages_are_those_of_what_there_is(server: &Server) {
+    let programs = server.program("postgres").parent().unwrap().to_path_buf();
+    let story = Story::with("check_age", server, Options::default(), |site| {
+        site.repository(RepoOptions::new("local").encrypted())
+            .cluster_line(&format!("restore_test.bin_directory = \"{}\"", programs.display()))
+    });
+    let age = |arguments: &[&str]| story.tool("check-age").args(arguments).run();
+    begins(&age(&[]).expect_code(2), "CRITICAL - local has no backup");
+    let full = story.backup();
+    story.cluster.sql("CREATE TABLE t AS SELECT 1 AS n");
+    let incr = system_tests::story::label(&story.tool("base-backup").args(["--type", "incr"]).run().expect_code(0));
+    begins(
+        &age(&[]).expect_code(0),
+        &format!("OK - the newest backup in local, {incr}, is "),
+    );
+    begins(
+        &age(&["--what", "full"]).expect_code(0),
+        &format!("OK - the newest full backup in local, {full}, is "),
+    );
+    begins(
+        &age(&["--warning", "1ms"]).expect_code(1),
+        "WARNING - the newest backup in local",
+    );
+    let ran = age(&["--warning", "1ms", "--critical", "1ms"]).expect_code(2);
+    begins(&ran, "CRITICAL - the newest backup in local");
+    assert!(ran.stdout.contains(" | 'age local'="), "{}", ran.report());
+
+    begins(
+        &age(&["--what", "restore-test"]).expect_code(2),
+        "CRITICAL - local has no restore test",
+    );
+    story
+        .tool("restore-test")
+        .args(["--level", "quick"])
+        .run()
+        .expect_code(0);
+    begins(
+        &age(&["--what", "restore-test"]).expect_code(0),
+        &format!("OK - the newest restore test in local, of {incr}, is "),
+    );
+    let text = std::fs::read_to_string(&story.site.config).unwrap();
+    let asked =
+        "restore_test.assert.t = { sql = \"SELECT count(*) FROM t\", at_least = 2 }\nrestore_test.bin_directory";
+    system_tests::account::write(
+        &story.site.config,
+        text.replacen("restore_test.bin_directory", asked, 1),
+        0o600,
+    );
+    story
+        .tool("restore-test")
+        .args(["--level", "quick"])
+        .run()
+        .expect_code(1);
+    let ran = age(&["--what", "restore-test"]).expect_code(2);
+    begins(
+        &ran,
+        &format!(
+            "CRITICAL - the newest restore test in local failed: of {incr}, 1 problem; the last one that passed is "
+        ),
+    );
+    // The answer of who may not look is the same.
+    mutilate::chmod(&story.site.repo().dir.join("main"), 0o000);
+    let ran = age(&["--what", "restore-test"]).expect_code(2);
+    begins(
+        &ran,
+        "CRITICAL - the newest restore test in the status of this host failed: assertion: t: ",
+    );
+    begins(
+        &age(&["--what", "full"]).expect_code(0),
+        "OK - the newest full backup in the status of this host",
+    );
+    mutilate::chmod(&story.site.repo().dir.join("main"), 0o700);
+}
