@@ -200,7 +200,11 @@ impl Report {
             Kind::Config => Outcome::Misconfigured,
             _ => Outcome::Failed,
         };
-        Self::new(outcome, contract.code_of(error), Some(chain(error)))
+        let report = Self::new(outcome, contract.code_of(error), Some(chain(error)));
+        match error.nearest_hint() {
+            Some(hint) => report.field("hint", hint),
+            None => report,
+        }
     }
 
     /// A signal ended the job.

@@ -34,6 +34,9 @@ mod info;
 #[path = "../../../bins/init/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod init;
+#[path = "../../../bins/notify/src/args.rs"]
+#[allow(dead_code, missing_docs)]
+mod notify;
 #[path = "../../../bins/prune/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod prune;
@@ -79,6 +82,7 @@ fn commands() -> Vec<Command> {
         init::Args::command(),
         prune::Args::command(),
         restore::Args::command(),
+        notify::Args::command(),
         check_age::Args::command(),
         check_archive::Args::command(),
         restore_test::Args::command(),

@@ -21,6 +21,7 @@ pub mod cli;
 mod cluster;
 mod expand;
 mod location;
+mod notify;
 mod reader;
 mod repository;
 mod restore_test;
@@ -28,6 +29,7 @@ mod retention;
 
 pub use cluster::{Cluster, Objectives, SSL_MODES};
 pub use location::Location;
+pub use notify::{Channel, Notify, Secret, SmtpTls, Topic};
 pub use reader::Environment;
 pub use repository::{Encryption, RepositorySettings};
 pub use restore_test::{Assertion, Expected, Level, RestoreTest};
@@ -84,6 +86,8 @@ pub struct Config {
     pub clusters: Vec<Cluster>,
     /// The repositories, in the order of the file. All of them serve every cluster.
     pub repositories: Vec<RepositorySettings>,
+    /// Who is told of failures, in the order of the file.
+    pub notify: Vec<Notify>,
 }
 
 impl Config {
@@ -142,9 +146,11 @@ impl Config {
             push_batch: whole(table.whole("push_batch", 1..=1024)?, 16),
             clusters: Vec::new(),
             repositories: Vec::new(),
+            notify: Vec::new(),
         };
         let clusters = table.named_tables("cluster")?;
         let repositories = table.named_tables("repository")?;
+        let notify = table.named_tables("notify")?;
         table.finish(&[])?;
         for (name, table) in clusters {
             config.clusters.push(Cluster::read(name, table)?);
@@ -160,6 +166,9 @@ impl Config {
                 return Err(error.hint("two names for one place would count as two copies"));
             }
             config.repositories.push(settings);
+        }
+        for (name, table) in notify {
+            config.notify.push(Notify::read(name, table)?);
         }
         Ok(config)
     }

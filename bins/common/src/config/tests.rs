@@ -175,6 +175,7 @@ fn the_packaged_example_shows_every_key() {
         include_str!("repository.rs"),
         include_str!("retention.rs"),
         include_str!("restore_test.rs"),
+        include_str!("notify.rs"),
     ];
     let keys: Vec<String> = sources.iter().flat_map(|source| keys_read(source)).collect();
     for key in ["state_directory", "yearly", "metadata_recipients", "archive_wait"] {

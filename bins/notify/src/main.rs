@@ -1,0 +1,213 @@
+//! `pgkeep-notify`: says what happened.
+
+mod args;
+mod digest;
+mod event;
+mod message;
+mod send;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use common::config::{Channel, Cluster, Config, Notify, Topic};
+use common::error::{Error, Kind, Result, chain};
+use common::exit;
+use common::job::Status;
+use common::lock::FileLock;
+use common::open::host_name;
+use common::time::UtcTime;
+use common::{durable, process};
+
+use args::Args;
+use digest::Known;
+use event::Told;
+use message::Message;
+
+fn main() -> ExitCode {
+    exit::main(exit::WORK, |args: Args| {
+        let config = args.common.load(&exit::environment)?;
+        if config.notify.is_empty() {
+            if args.test {
+                return Err(Error::new(
+                    Kind::Config,
+                    format!("nobody is configured in {}", config.file.display()),
+                )
+                .hint("add a table such as [notify.ops] with kind = \"slack\" and url_file"));
+            }
+            log::debug!("nobody is to be told");
+            return Ok(());
+        }
+        if args.test {
+            return test(&args, &config);
+        }
+        if args.digest {
+            return tell_digest(&args, &config);
+        }
+        let cluster = args.common.choose(&config)?;
+        tell_jobs(&args, &config, cluster)
+    })
+}
+
+fn test(args: &Args, config: &Config) -> Result<()> {
+    let message = message::test(&host_name(), UtcTime::now());
+    let everybody: Vec<(&Notify, Message)> = config
+        .notify
+        .iter()
+        .map(|receiver| (receiver, message.clone()))
+        .collect();
+    match deliver(args, &everybody).iter().filter(|reached| !**reached).count() {
+        0 => Ok(()),
+        failed => Err(Error::new(
+            Kind::Failed,
+            format!("{failed} of {} were not reached", everybody.len()),
+        )),
+    }
+}
+
+fn tell_digest(args: &Args, config: &Config) -> Result<()> {
+    let now = UtcTime::now();
+    let known = |cluster: &Cluster| Known {
+        cluster: cluster.name.clone(),
+        jobs: statuses(&config.state_of(cluster)),
+    };
+    let all: Vec<Known> = config.clusters.iter().map(known).collect();
+    let wants =
+        |receiver: &&Notify| receiver.on.contains(&Topic::Digest) && !matches!(receiver.channel, Channel::Heartbeat(_));
+    let messages: Vec<(&Notify, Message)> = config
+        .notify
+        .iter()
+        .filter(wants)
+        .map(|receiver| {
+            let is_his = |known: &&Known| {
+                receiver
+                    .clusters
+                    .as_ref()
+                    .is_none_or(|own| own.contains(&known.cluster))
+            };
+            let known: Vec<Known> = all.iter().filter(is_his).cloned().collect();
+            (receiver, digest::digest(&known, &host_name(), now))
+        })
+        .collect();
+    deliver(args, &messages);
+    Ok(())
+}
+
+/// The status files of all jobs of a cluster; one that cannot be read is left out.
+fn statuses(state: &Path) -> Vec<Status> {
+    let entries = std::fs::read_dir(state.join("status")).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| Status::read(&entry.path()).ok().flatten())
+        .collect()
+}
+
+fn tell_jobs(args: &Args, config: &Config, cluster: &Cluster) -> Result<()> {
+    if let Some(directory) = cluster.data_directory.as_deref().filter(|directory| directory.is_dir())
+        && let Some(said) = process::become_owner_of(directory)?
+    {
+        log::info!("{said}");
+    }
+    let now = UtcTime::now();
+    let state = config.state_of(cluster);
+    durable::create_dir_all(&state, 0o755)?;
+    // Jobs end at the same time; each is told once.
+    let _lock = FileLock::acquire(&state.join("notify.lock"), std::time::Duration::from_secs(60))?;
+    let memory = state.join("notify.json");
+    let mut told = recall(&memory);
+    let mut messages = Vec::new();
+    for job in &args.jobs {
+        let Some(status) = Status::read(&Status::path(&config.state_directory, &cluster.name, job))? else {
+            log::warn!("{job} of cluster {} has left no status on this host", cluster.name);
+            continue;
+        };
+        for receiver in config
+            .notify
+            .iter()
+            .filter(|receiver| concerns(receiver, &cluster.name, job))
+        {
+            let told: &mut Told = told.entry(receiver.name.clone()).or_default();
+            let Some((event, since)) = event::decide(receiver, told, &status, now) else {
+                continue;
+            };
+            match event::may_send(receiver, told, now) {
+                Some(held_back) => messages.push((receiver, message::of_job(event, since, &status, held_back))),
+                None => log::warn!("\"{}\" has been told enough for this hour", receiver.name),
+            }
+        }
+    }
+    let keep = |told: &BTreeMap<String, Told>| {
+        if !args.dry_run
+            && let Err(error) = remember(&memory, told)
+        {
+            log::warn!("what was told cannot be kept: {}", chain(&error));
+        }
+    };
+    // Before anything is sent: whoever hangs must not be told again and again.
+    keep(&told);
+    let reached = deliver(args, &messages);
+    if reached.contains(&false) {
+        for ((receiver, message), _) in messages.iter().zip(&reached).filter(|(_, reached)| !**reached) {
+            told.entry(receiver.name.clone()).or_default().forget(&message.job);
+        }
+        keep(&told);
+    }
+    Ok(())
+}
+
+fn concerns(receiver: &Notify, cluster: &str, job: &str) -> bool {
+    let names = |wanted: &Option<Vec<String>>, name: &str| {
+        wanted
+            .as_ref()
+            .is_none_or(|wanted| wanted.iter().any(|wanted| wanted == name))
+    };
+    names(&receiver.clusters, cluster) && names(&receiver.jobs, job)
+}
+
+/// By receiver. What cannot be read is forgotten: rather told twice than never.
+fn recall(path: &Path) -> BTreeMap<String, Told> {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    serde_json::from_slice(&bytes).unwrap_or_default()
+}
+
+fn remember(path: &Path, told: &BTreeMap<String, Told>) -> Result<()> {
+    let bytes =
+        serde_json::to_vec(told).map_err(|error| Error::new(Kind::Failed, "encode what was told").because(error))?;
+    durable::replace(path, &bytes, 0o600)
+}
+
+/// Sends all at a time; says who was reached.
+fn deliver(args: &Args, messages: &[(&Notify, Message)]) -> Vec<bool> {
+    if args.dry_run {
+        for (receiver, message) in messages {
+            let shown = format!("to {}: {}\n{}\n\n", receiver.name, message.title, message.text);
+            if let Err(error) = exit::print(&shown) {
+                log::warn!("{}", chain(&error));
+            }
+        }
+        return vec![true; messages.len()];
+    }
+    let one = |(receiver, message): &(&Notify, Message)| match send::send(&receiver.channel, message) {
+        Ok(()) => {
+            log::info!("told \"{}\": {}", receiver.name, message.title);
+            true
+        }
+        Err(error) => {
+            let hint = error
+                .nearest_hint()
+                .map(|hint| format!(" (hint: {hint})"))
+                .unwrap_or_default();
+            log::warn!("\"{}\" cannot be told: {}{hint}", receiver.name, chain(&error));
+            false
+        }
+    };
+    std::thread::scope(|scope| {
+        let sending: Vec<_> = messages
+            .iter()
+            .map(|message| scope.spawn(move || one(message)))
+            .collect();
+        sending
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or(false))
+            .collect()
+    })
+}
