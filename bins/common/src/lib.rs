@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 3 | [`config`], [`open`], [`retention`] |
 //! | 2 | [`repository`]: what is on disk, as `FORMAT.md` specifies it |
-//! | 1 | [`postgres`], [`codec`], [`storage`], [`job`] |
+//! | 1 | [`postgres`], [`codec`], [`storage`], [`job`], [`check`] |
 //! | 0 | [`error`], [`exit`], [`journal`], [`units`], [`time`], [`digest`], [`durable`], [`lock`], [`secret`], [`leftovers`], [`retry`], [`process`], [`interrupt`], [`progress`], [`sorter`] |
 
 // Layer 0: small, no domain words.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Module, layer, and rank within the layer: a module may use what has a lower layer, or in its own layer a lower
 /// rank. Modules of equal rank do not know each other.
-const MODULES: [(&str, u8, u8); 24] = [
+const MODULES: [(&str, u8, u8); 25] = [
     ("error", 0, 0),
     ("units", 0, 1),
     ("digest", 0, 1),
@@ -27,6 +27,7 @@ const MODULES: [(&str, u8, u8); 24] = [
     ("journal", 0, 4),
     ("leftovers", 0, 5),
     ("exit", 0, 5),
+    ("check", 1, 0),
     ("codec", 1, 0),
     ("job", 1, 0),
     ("postgres", 1, 0),

@@ -1,10 +1,10 @@
 //! What the user may say to pgkeep-restore-test.
 
 use clap::Parser;
-use common::config::Level;
 use common::config::cli::{Common, Format, HasCommon, Repositories, after_help, parse_jobs};
 use common::exit;
 use common::repository::Label;
+use common::repository::evidence::Level;
 
 /// Restore a backup into a scratch server, replay, ask it questions, and keep the evidence
 ///

@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use common::config::{Assertion, Level};
+use common::config::Assertion;
 use common::error::{Error, Kind, Result, chain};
 use common::interrupt;
 use common::postgres::{Major, Session};
+use common::repository::evidence::Level;
 use serde::{Deserialize, Serialize};
 
 use crate::server::Scratch;

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::config::{Cluster, Config, Level, RestoreTest};
+use common::config::{Cluster, Config, RestoreTest};
 use common::error::{Error, Kind, Result, chain};
 use common::interrupt;
 use common::postgres::{ControlFile, Major};
 use common::process;
 use common::repository::backup::{self, BackupInfo};
-use common::repository::evidence::Report;
+use common::repository::evidence::{Level, Report};
 use common::repository::{FORMAT, Repository, written_by};
 use common::time::UtcTime;
 

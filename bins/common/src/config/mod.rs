@@ -32,7 +32,7 @@ pub use location::Location;
 pub use notify::{Channel, Notify, Secret, SmtpTls, Topic};
 pub use reader::Environment;
 pub use repository::{Encryption, RepositorySettings};
-pub use restore_test::{Assertion, Expected, Level, RestoreTest};
+pub use restore_test::{Assertion, Expected, RestoreTest};
 pub use retention::{Keep, Retention};
 
 use reader::{Source, Table, nearest};

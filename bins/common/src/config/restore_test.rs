@@ -5,35 +5,8 @@ use std::time::Duration;
 
 use super::reader::{Table, Value};
 use crate::error::{Error, Kind, Result};
+use crate::repository::evidence::Level;
 use crate::units::parse_duration;
-
-/// How deep a restore test looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// Replay, consistency, freshness, assertions.
-    Quick,
-    /// Besides, amcheck on every index and table, and every row read.
-    Standard,
-    /// Besides, every row looked up in every index, pg_visibility and pg_checksums.
-    Deep,
-}
-
-impl std::str::FromStr for Level {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "quick" => Ok(Self::Quick),
-            "standard" => Ok(Self::Standard),
-            "deep" => Ok(Self::Deep),
-            other => {
-                let message = format!("there is no level \"{other}\", only quick, standard and deep");
-                Err(Error::new(Kind::Config, message))
-            }
-        }
-    }
-}
 
 /// What a restore test of a cluster is like.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,13 +4,40 @@ use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Level;
 use crate::error::{Context, Error, Kind, Result};
 use crate::repository::{Label, Nonce, Repository, document};
 use crate::time::UtcTime;
 
 const REPORT: &str = "report.json";
 const DETAILS: &str = "details.json.zst";
+
+/// How deep a restore test looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Replay, consistency, freshness, assertions.
+    Quick,
+    /// Besides, amcheck on every index and table, and every row read.
+    Standard,
+    /// Besides, every row looked up in every index, pg_visibility and pg_checksums.
+    Deep,
+}
+
+impl std::str::FromStr for Level {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "quick" => Ok(Self::Quick),
+            "standard" => Ok(Self::Standard),
+            "deep" => Ok(Self::Deep),
+            other => {
+                let message = format!("there is no level \"{other}\", only quick, standard and deep");
+                Err(Error::new(Kind::Config, message))
+            }
+        }
+    }
+}
 
 /// What came of a restore test: no names of databases, tables or questions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
