@@ -63,6 +63,9 @@ ring_unit() {
     return "$result"
 }
 
+# Stories wait for servers more than they compute: half as many again at a time as there are processors.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((($(nproc) * 3 + 1) / 2))}
+
 # Of the versions between 15 and 18 and around a share, by the seed: `versions` runs all of them.
 ring_system() {
     local chosen

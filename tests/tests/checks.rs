@@ -174,3 +174,34 @@ fn ages_are_those_of_what_there_is(server: &Server) {
     );
     mutilate::chmod(&story.site.repo().dir.join("main"), 0o700);
 }
+
+#[test]
+fn a_backup_that_has_lost_its_base_counts_for_nothing() {
+    let Some(server) = Server::need(15) else { return };
+    let story = Story::begin("check_base", &server, Options::default());
+    let full = story.backup();
+    let incr = system_tests::story::label(&story.tool("base-backup").args(["--type", "incr"]).run().expect_code(0));
+    begins(&story.tool("check-age").run().expect_code(0), "OK - ");
+    let place = story.site.repo().path("backup").join(&full);
+    let aside = story.scratch.path("aside");
+    std::fs::rename(&place, &aside).unwrap();
+    begins(
+        &story.tool("check-age").run().expect_code(2),
+        "CRITICAL - local has no backup",
+    );
+    story
+        .tool("info")
+        .run()
+        .expect_said(&format!("LACKS {full}"))
+        .expect_said(&format!("NOT RECOVERABLE: {incr}: backup {full} is missing"));
+    let to = story.scratch.path("restored");
+    let ran = story.restore_to(&to, &[]).run().expect_code(1);
+    ran.expect_said(&format!(
+        "backup {incr} cannot be used: it leans on {full}, which no repository has"
+    ));
+    assert!(!to.exists(), "nothing was begun");
+    story.tool("verify").run().expect_code(1).expect_said(&full);
+    std::fs::rename(&aside, &place).unwrap();
+    begins(&story.tool("check-age").run().expect_code(0), "OK - ");
+    story.restore_to(&to, &[]).run().expect_code(0);
+}

@@ -85,7 +85,7 @@ fn gone_from_each_request(what: &str, s3: &S3, tool: &dyn Fn() -> Tool, after: &
             n += if all() {
                 1
             } else {
-                1 + dice.below(u64::from(n) / 2 + 4) as u32
+                1 + dice.below(u64::from(n) / 2 + 8) as u32
             };
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use system_tests::story::label;
 use system_tests::wait::PATIENCE;
@@ -77,7 +77,13 @@ fn written_without_second(story: &Story) -> String {
 
 /// Lets the lease of the killed run end, as it does by itself after its term.
 fn expire_lease(story: &Story) {
-    for lease in repo(story, "second").matching("/lease/sync/") {
+    // Not what the killed run was about to write.
+    let hidden = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    };
+    let leases = repo(story, "second").matching("/lease/sync/").into_iter();
+    for lease in leases.filter(|path| !hidden(path)) {
         let text = fs::read_to_string(&lease).unwrap();
         let (head, tail) = text.split_once("\"expires\":\"").unwrap();
         let tail = tail.split_once('"').unwrap().1;

@@ -230,7 +230,8 @@ fn choose_base(
 fn disputed(repositories: &[&Repository], system: SystemId) -> Vec<(SegmentName, UtcTime)> {
     let read = |repository: &&Repository| {
         events::disputed(repository, system).unwrap_or_else(|error| {
-            log::warn!(
+            // Whoever takes part is asked again, and says so.
+            log::debug!(
                 "cannot read the events of repository \"{}\": {}",
                 repository.name,
                 chain(&error)

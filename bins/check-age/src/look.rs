@@ -42,7 +42,7 @@ fn newest(repository: &Repository, cache: &Path, what: What) -> Result<Newest> {
             let wanted = catalog
                 .backups
                 .iter()
-                .filter(|info| info.good && (what == What::Backup || info.kind == BackupType::Full));
+                .filter(|info| catalog.counts(info) && (what == What::Backup || info.kind == BackupType::Full));
             let newest = wanted.max_by_key(|info| info.stopped);
             Ok(newest.map_or(Newest::Never, |info| Newest::Made(info.stopped, info.label.to_string())))
         }

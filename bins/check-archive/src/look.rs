@@ -186,8 +186,9 @@ fn held(repository: &Repository) -> Result<(Gaps, Holds)> {
     };
     let size = SegmentSize::new(known.segment_size)?;
     let identifier = known.system.to_string();
-    let mut backups = catalog::read(repository, None)?.backups;
-    backups.retain(|info| info.good && info.system_identifier == identifier);
+    let catalog = catalog::read(repository, None)?;
+    let own = |info: &&BackupInfo| catalog.counts(info) && info.system_identifier == identifier;
+    let mut backups: Vec<BackupInfo> = catalog.backups.iter().filter(own).cloned().collect();
     let list = wal::list(repository, known.system, size)?;
     holds.bytes = list.stored_bytes + backups.iter().map(|info| info.stored).sum::<u64>();
     holds.backups = backups.len() as u64;

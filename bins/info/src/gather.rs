@@ -65,7 +65,11 @@ fn read(repository: &Repository, known_here: &Known<'_>) -> Result<RepositoryRep
         error: None,
         uuid: Some(identity.uuid.clone()),
         encrypted: Some(identity.encrypted),
-        backups: catalog.backups.iter().map(|info| backup(repository, info)).collect(),
+        backups: catalog
+            .backups
+            .iter()
+            .map(|info| backup(repository, info, catalog.lacks(info)))
+            .collect(),
         unfinished: catalog
             .unfinished
             .iter()
@@ -83,7 +87,7 @@ fn read(repository: &Repository, known_here: &Known<'_>) -> Result<RepositoryRep
     })
 }
 
-fn backup(repository: &Repository, info: &BackupInfo) -> BackupReport {
+fn backup(repository: &Repository, info: &BackupInfo, lacks: Option<common::repository::Label>) -> BackupReport {
     let (damage, damage_unknown) = match damage(repository, info) {
         Ok(damage) => (damage, None),
         Err(error) => (Vec::new(), Some(chain(&error))),
@@ -103,7 +107,8 @@ fn backup(repository: &Repository, info: &BackupInfo) -> BackupReport {
         size_bytes: info.size,
         stored_bytes: info.stored,
         files: info.files,
-        good: info.good,
+        good: info.good && lacks.is_none(),
+        lacks: lacks.map(|label| label.to_string()),
         damaged_pages: info.damaged_pages,
         damage,
         damage_unknown,
@@ -149,6 +154,13 @@ fn system(repository: &Repository, known: &KnownSystem, catalog: &Catalog) -> Re
     let wal = Wal::union([&list]);
     let (mut found, mut unrecoverable) = (Vec::new(), Vec::new());
     for info in backups {
+        if let Some(lacks) = catalog.lacks(info) {
+            unrecoverable.push(Unrecoverable {
+                label: info.label.to_string(),
+                missing: format!("backup {lacks}"),
+            });
+            continue;
+        }
         match windows(info, &wal, &histories.known, size) {
             Ok(windows) => found.extend(windows),
             Err(lost) => unrecoverable.push(lost),

@@ -109,6 +109,8 @@ pub struct BackupReport {
     pub files: u64,
     /// Whether it counts.
     pub good: bool,
+    /// A backup that it leans on and that is not there: it cannot be restored from this repository.
+    pub lacks: Option<String>,
     /// Pages whose checksum failed.
     pub damaged_pages: u64,
     /// Where they are.

@@ -87,9 +87,10 @@ fn push_backups(out: &mut String, backups: &[BackupReport]) {
         ),
     );
     for backup in backups {
-        let state = match (backup.good, backup.damaged_pages) {
-            (true, _) => "good".to_owned(),
-            (false, pages) => format!("DAMAGED, {pages} pages"),
+        let state = match (&backup.lacks, backup.good, backup.damaged_pages) {
+            (Some(label), ..) => format!("LACKS {label}: cannot be restored from here"),
+            (None, true, _) => "good".to_owned(),
+            (None, false, pages) => format!("DAMAGED, {pages} pages"),
         };
         let took = std::time::Duration::try_from_secs_f64(backup.duration_seconds).unwrap_or_default();
         line(
@@ -204,9 +205,14 @@ fn push_system(out: &mut String, system: &SystemReport) {
         );
     }
     for lost in &system.unrecoverable {
+        let what = if lost.missing.starts_with("backup ") {
+            ""
+        } else {
+            "WAL "
+        };
         line(
             out,
-            format_args!("    NOT RECOVERABLE: {}: WAL {} is missing", lost.label, lost.missing),
+            format_args!("    NOT RECOVERABLE: {}: {what}{} is missing", lost.label, lost.missing),
         );
     }
     for history in &system.unreadable_histories {

@@ -63,6 +63,7 @@ pub fn plan(policy: Option<&Retention>, survey: &Survey, garbage_after: Duration
         marks: &survey.marks,
         running: &running,
         follows: &follows,
+        lacks: &|info| survey.lacking.contains(&info.label),
     };
     let verdicts = retention::judge(policy, &history, survey.now);
     let kept: Vec<(&BackupInfo, bool)> = survey
@@ -76,7 +77,14 @@ pub fn plan(policy: Option<&Retention>, survey: &Survey, garbage_after: Duration
     let mut wal = Vec::new();
     for (at, system) in survey.wal.iter().enumerate() {
         let is_current = at + 1 == survey.wal.len();
-        wal.push(plan_wal(policy, system, is_current, &kept, !unreadable.is_empty())?);
+        wal.push(plan_wal(
+            policy,
+            system,
+            is_current,
+            &kept,
+            !unreadable.is_empty(),
+            &survey.lacking,
+        )?);
     }
     let left = |left: &garbage::Left| {
         let user = used.get(&left.label).copied();
@@ -119,6 +127,7 @@ fn plan_wal(
     is_current: bool,
     kept: &[(&BackupInfo, bool)],
     any_unreadable: bool,
+    lacking: &BTreeSet<Label>,
 ) -> Result<WalPlan> {
     let identifier = system.system.to_string();
     let own: Vec<(&BackupInfo, bool)> = kept
@@ -126,7 +135,9 @@ fn plan_wal(
         .filter(|(backup, _)| backup.system_identifier == identifier)
         .copied()
         .collect();
-    let good = own.iter().any(|(backup, _)| backup.good);
+    let good = own
+        .iter()
+        .any(|(backup, _)| backup.good && !lacking.contains(&backup.label));
     // What nothing is known about stays: without a policy, before the first good backup, beside a backup that cannot be read.
     let needed = if policy.is_none() || any_unreadable || (is_current && !good) {
         Needed::all()

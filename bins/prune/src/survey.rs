@@ -1,6 +1,6 @@
 //! What a repository holds, as far as retention needs to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub struct Survey {
     pub backups: Vec<BackupInfo>,
     /// Labels whose `backup.json` cannot be read, and why.
     pub unreadable: Vec<(Label, String)>,
+    /// Backups of which something that they lean on is not there.
+    pub lacking: BTreeSet<Label>,
     /// Labels without one.
     pub left: Vec<Left>,
     /// Backups that are kept by hand, and why.
@@ -62,6 +64,8 @@ pub fn survey(repository: &Repository, cache: &Path, now: UtcTime) -> Result<Sur
     let known = events::systems(repository)?;
     let events = events::read(repository)?;
     let holder = lease::newest(repository, "base-backup")?.filter(|lease| lease.is_held(store_time));
+    let lacks = |info: &&BackupInfo| catalog.lacks(info).is_some();
+    let lacking = catalog.backups.iter().filter(lacks).map(|info| info.label).collect();
     let mut left = Vec::new();
     for label in catalog.unfinished {
         left.push(look_at(
@@ -85,6 +89,7 @@ pub fn survey(repository: &Repository, cache: &Path, now: UtcTime) -> Result<Sur
         now: store_time,
         backups: catalog.backups,
         unreadable: catalog.unreadable,
+        lacking,
         left,
         marks: events::marks(events.into_iter().map(|event| event.what)),
         wal,

@@ -216,6 +216,19 @@ fn merge<'a>(catalogs: &[(&'a Repository, Catalog)]) -> (BTreeMap<Label, BackupI
             holders.entry(backup.label).or_default().push(*repository);
         }
     }
+    // A backup that leans on what nobody has cannot be restored: an older one may be.
+    let has = |label: &Label| {
+        let of = |catalog: &Catalog| catalog.get(*label).is_some() || catalog.unfinished.contains(label);
+        catalogs.iter().any(|(_, catalog)| of(catalog))
+    };
+    let lacking = |backup: &BackupInfo| backup.references.iter().copied().find(|label| !has(label));
+    backups.retain(|label, backup| match lacking(backup) {
+        None => true,
+        Some(lost) => {
+            log::warn!("backup {label} cannot be used: it leans on {lost}, which no repository has");
+            false
+        }
+    });
     (backups, holders)
 }
 

@@ -108,6 +108,7 @@ pub fn kept(
         marks,
         running: &[],
         follows: &|_| true,
+        lacks: &|info| ours.lacks(info).is_some() && theirs.lacks(info).is_some(),
     };
     retention::judge(policy, &history, now)
 }

@@ -28,7 +28,18 @@ pub struct Catalog {
 impl Catalog {
     /// The newest backup that counts.
     pub fn newest_good(&self) -> Option<&BackupInfo> {
-        self.backups.iter().rev().find(|info| info.good)
+        self.backups.iter().rev().find(|info| self.counts(info))
+    }
+
+    /// Whether a backup is good, and all that it leans on is there.
+    pub fn counts(&self, info: &BackupInfo) -> bool {
+        info.good && self.lacks(info).is_none()
+    }
+
+    /// The first label that a backup leans on and that is not there, or cannot be used.
+    pub fn lacks(&self, info: &BackupInfo) -> Option<Label> {
+        let there = |label: &Label| self.get(*label).is_some() || self.unfinished.contains(label);
+        info.references.iter().copied().find(|label| !there(label))
     }
 
     /// The backup named `label`.

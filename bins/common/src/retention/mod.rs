@@ -28,6 +28,8 @@ pub struct History<'a> {
     pub running: &'a [(Label, Vec<Label>)],
     /// Whether recovery from a backup can follow the history that is written now; `true` where that is not known.
     pub follows: &'a dyn Fn(&BackupInfo) -> bool,
+    /// Whether something that a backup leans on is not there: then it cannot be restored, and counts for nothing.
+    pub lacks: &'a dyn Fn(&BackupInfo) -> bool,
 }
 
 /// What becomes of a backup.
@@ -83,11 +85,11 @@ struct Judging<'a> {
 impl<'a> Judging<'a> {
     fn good(&self) -> impl DoubleEndedIterator<Item = &'a BackupInfo> {
         // One from the future says that a clock is wrong; it proves nothing about the others.
-        let now = self.now;
+        let (now, lacks) = (self.now, self.history.lacks);
         self.history
             .backups
             .iter()
-            .filter(move |backup| backup.good && backup.started <= now)
+            .filter(move |backup| backup.good && backup.started <= now && !lacks(backup))
     }
 
     fn full(&self) -> impl DoubleEndedIterator<Item = &'a BackupInfo> {

@@ -87,6 +87,7 @@ struct Besides<'a> {
     running: &'a [&'a str],
     unreadable: &'a [&'a str],
     follows: Option<&'a dyn Fn(&BackupInfo) -> bool>,
+    lacks: Option<&'a dyn Fn(&BackupInfo) -> bool>,
 }
 
 fn judged(policy: Option<&Retention>, text: &str, besides: &Besides<'_>) -> Vec<(String, Verdict)> {
@@ -106,6 +107,7 @@ fn judged(policy: Option<&Retention>, text: &str, besides: &Besides<'_>) -> Vec<
             .collect(),
         running: &[(running, leans_on)],
         follows: besides.follows.unwrap_or(&|_| true),
+        lacks: besides.lacks.unwrap_or(&|_| false),
     };
     let verdicts = judge(policy, &history, now());
     parsed.into_iter().map(|(word, _)| word).zip(verdicts).collect()
@@ -243,6 +245,26 @@ fn the_window_begins_at_a_backup_that_leads_to_what_is_written_now() {
         kept(&judged(Some(&rules), "F20 F12 F9@2 F3@3 F1@3", &besides)),
         "F12 F1@3"
     );
+}
+
+#[test]
+fn what_cannot_be_restored_for_want_of_its_base_is_not_the_newest_good_one() {
+    let rules = policy("full = 1");
+    let newest = |besides: &Besides<'_>| -> Vec<String> {
+        let verdicts = judged(Some(&rules), "F20 F12 i2", besides).into_iter();
+        let is_newest = |verdict: &Verdict| verdict.stays.iter().any(|why| why.to_string().contains("newest good"));
+        verdicts
+            .filter(|(_, verdict)| is_newest(verdict))
+            .map(|(word, _)| word)
+            .collect()
+    };
+    assert_eq!(newest(&Besides::default()), ["i2"]);
+    let lacks = |backup: &BackupInfo| backup.kind == BackupType::Incr;
+    let besides = Besides {
+        lacks: Some(&lacks),
+        ..Besides::default()
+    };
+    assert_eq!(newest(&besides), ["F12"]);
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub enum Why {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown => f.write_str("there is no good backup of this system yet"),
+            Self::Unknown => f.write_str("nothing says what is not needed: no retention, no good backup of this system, or one that cannot be read"),
             Self::Window(label) => write!(f, "any moment since {label} can be recovered"),
             Self::Consistent(label) => write!(f, "it makes {label} consistent"),
         }
