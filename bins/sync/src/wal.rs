@@ -85,18 +85,27 @@ fn copy_system(
 }
 
 /// Sends every object of a system's WAL, in order, and `None` where the listing is complete: a listing that broke off must not
-/// look like an end.
+/// look like an end. Where nobody takes the rest, it is not needed: the source has come to its end, or the other listing says why not.
 fn list(repository: &Repository, system: SystemId, to: &Sender<Option<Object>>) -> Result<()> {
     let folder = repository.keys().wal_of(system)?;
-    let gone = || Error::new(Kind::Failed, "list WAL: nobody needs the rest");
-    repository.store.list(Some(&folder), &mut |key, _| {
-        if let Some(name) = key.below(Some(&folder)) {
-            let name = name.strip_suffix(".age").unwrap_or(name).to_owned();
-            to.send(Some(Object { name })).map_err(|_| gone())?;
+    let mut is_needed = true;
+    let listed = repository.store.list(Some(&folder), &mut |key, _| {
+        let Some(name) = key.below(Some(&folder)) else {
+            return Ok(());
+        };
+        let name = name.strip_suffix(".age").unwrap_or(name).to_owned();
+        is_needed = to.send(Some(Object { name })).is_ok();
+        match is_needed {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Failed, "list WAL: nobody needs the rest")),
         }
-        Ok(())
-    })?;
-    to.send(None).map_err(|_| gone())
+    });
+    if !is_needed {
+        return Ok(());
+    }
+    listed?;
+    let _ = to.send(None);
+    Ok(())
 }
 
 /// Shows what the first listing has and the second lacks; both are sorted. Ends early where a listing breaks off.
@@ -200,6 +209,31 @@ mod tests {
 
     fn object(name: &str) -> Object {
         Object { name: name.to_owned() }
+    }
+
+    #[test]
+    fn a_listing_whose_rest_nobody_needs_has_not_failed() {
+        use common::codec::{Opening, Sealing};
+        use common::repository::ClusterName;
+        use common::storage::Store;
+        use common::storage::memory::MemoryStore;
+        let store = std::sync::Arc::new(MemoryStore::new());
+        for number in 1..9 {
+            let key = format!("main/wal/7/0000000100000000/00000001000000000000000{number}.zst");
+            store.put_new(&Key::parse(&key).unwrap(), b"x").unwrap();
+        }
+        let (name, url) = ("a".to_owned(), "memory".to_owned());
+        let (data, metadata) = (Sealing::Clear, Sealing::Clear);
+        let cluster = ClusterName::parse("main").unwrap();
+        let repository = Repository::new(name, url, true, store, data, metadata, Opening::none(), cluster);
+        let (send, receive) = bounded(1);
+        drop(receive);
+        list(&repository, SystemId(7), &send).unwrap();
+        let (send, receive) = bounded(16);
+        list(&repository, SystemId(7), &send).unwrap();
+        drop(send);
+        let all: Vec<Option<Object>> = receive.iter().collect();
+        assert_eq!((all.len(), all.last()), (9, Some(&None)));
     }
 
     #[test]
