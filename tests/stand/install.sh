@@ -209,18 +209,14 @@ emulators() {
 
 # Programs without libraries of their own: they run from where they are unpacked, and no service is started.
 make_monitoring() {
-    other_release bookworm "$1" && unpack_packages "$1" prometheus prometheus-node-exporter || return 1
-    mkdir "$1/bin" && mv "$1"/tree/usr/bin/{promtool,prometheus-node-exporter} "$1/bin/" || return 1
+    local new="$1/bookworm" old="$1/bullseye"
+    mkdir "$1/bin" "$new" "$old" || return 1
+    other_release bookworm "$new" && unpack_packages "$new" prometheus prometheus-node-exporter || return 1
     # The last Debian release that has it.
-    other_release_keeping bullseye "$1" && unpack_packages "$1" consul && mv "$1/tree/usr/bin/consul" "$1/bin/" || return 1
-    rm -rf "$1"/{state,cache,debs,tree,status,sources.list}
+    other_release bullseye "$old" && unpack_packages "$old" consul || return 1
+    mv "$new"/tree/usr/bin/{promtool,prometheus-node-exporter} "$old/tree/usr/bin/consul" "$1/bin/" || return 1
+    rm -rf "$new" "$old"
     "$1/bin/promtool" --version && "$1/bin/consul" --version
-}
-
-# As other_release, where something made before stays.
-other_release_keeping() {
-    local suite=$1 place=$2
-    mv "$place/bin" "$place.bin" && other_release "$suite" "$place" && mv "$place.bin" "$place/bin"
 }
 
 monitoring() { beside "$stand/monitoring-1" make_monitoring; }

@@ -64,6 +64,16 @@ fn fill(cluster: &Cluster) {
     cluster.sql("CREATE DATABASE shop");
 }
 
+/// A table in a tablespace.
+fn fill_elsewhere(story: &Story) {
+    let away = story.scratch.create_dir("away");
+    let place = format!("CREATE TABLESPACE away LOCATION '{}'", away.display());
+    story.cluster.sql(&place);
+    story
+        .cluster
+        .sql("CREATE TABLE far TABLESPACE away AS SELECT generate_series(1, 1000) AS n");
+}
+
 /// Where a relation lies.
 fn file(cluster: &Cluster, relation: &str) -> PathBuf {
     let path = cluster.query_one(&format!("SELECT pg_relation_filepath('{relation}')"));
@@ -102,13 +112,7 @@ fn a_healthy_backup_passes_at_every_level(server: &Server) {
     let encrypted = RepoOptions::new("local").encrypted();
     let story = story_with("test_healthy", server, options, &settings, encrypted);
     fill(&story.cluster);
-    let away = story.scratch.create_dir("away");
-    story
-        .cluster
-        .sql(&format!("CREATE TABLESPACE away LOCATION '{}'", away.display()));
-    story
-        .cluster
-        .sql("CREATE TABLE far TABLESPACE away AS SELECT generate_series(1, 1000) AS n");
+    fill_elsewhere(&story);
     let label = story.backup();
     story
         .cluster
@@ -240,13 +244,7 @@ each_major!(what_is_missing_is_found: 15 18);
 fn what_is_missing_is_found(server: &Server) {
     let story = story("test_missing", server, Options::default(), &[]);
     fill(&story.cluster);
-    let away = story.scratch.create_dir("away");
-    story
-        .cluster
-        .sql(&format!("CREATE TABLESPACE away LOCATION '{}'", away.display()));
-    story
-        .cluster
-        .sql("CREATE TABLE far TABLESPACE away AS SELECT generate_series(1, 1000) AS n");
+    fill_elsewhere(&story);
     story.backup();
     let segments: Vec<String> = (0..4)
         .map(|_| {

@@ -31,7 +31,7 @@ impl Making<'_> {
                 None => return Ok(()),
             },
         };
-        let timeline = server::current_timeline(session)?;
+        let timeline = session.current_timeline()?;
         let end = session.switch_wal_after_restore_point(&format!("pgkeep before {}", self.label))?;
         let size = self.control.segment_size;
         let number = SegmentNumber::ending_at(end, size);

@@ -168,7 +168,7 @@ fn choose_base(
     let backups = &in_all(catalogs);
     let repositories: Vec<&Repository> = around.repositories.iter().collect();
     let timeline = match role {
-        Role::Primary => server::current_timeline(session)?,
+        Role::Primary => session.current_timeline()?,
         Role::Standby => server::followed_timeline(session)?,
     };
     let history = match request.kind {

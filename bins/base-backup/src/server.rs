@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use common::config::Cluster;
-use common::error::{Context, Error, Kind, Result, chain};
+use common::error::{Error, Kind, Result, chain};
 use common::job::{Outcome, Status};
 use common::postgres::{ControlFile, Lsn, Session, SystemId, TimelineHistory, TimelineId, WalName};
 use common::repository::{Repository, wal};
@@ -155,17 +155,6 @@ fn lsn(session: &mut Session, sql: &str) -> Result<Lsn> {
         .map_err(|error: Error| error.with_kind(Kind::Failed))
 }
 
-/// The timeline that a primary writes now; pg_control may still name the one before a promotion.
-///
-/// # Errors
-/// As the session's.
-pub fn current_timeline(session: &mut Session) -> Result<TimelineId> {
-    let name = one(session, "select pg_walfile_name(pg_current_wal_insert_lsn())")?;
-    WalName::parse(&name)
-        .map(|name| name.timeline())
-        .context(|| "read the name of the current WAL segment")
-}
-
 /// The timeline that a standby follows, as its pg_control knows it: that of its last restart point or of what it has
 /// written since.
 ///
@@ -212,6 +201,7 @@ pub fn history(
 }
 
 fn one(session: &mut Session, sql: &str) -> Result<String> {
-    let value = session.query(sql)?.into_iter().flatten().next().flatten();
-    value.ok_or_else(|| Error::new(Kind::Failed, format!("the server answers nothing to \"{sql}\"")))
+    session
+        .first(sql)?
+        .ok_or_else(|| Error::new(Kind::Failed, format!("the server answers nothing to \"{sql}\"")))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::check::{Line, Perf, State, above};
 use common::time::UtcTime;
-use common::units::display_duration;
+use common::units::{display_duration, display_seconds};
 
 /// A clock that is so much ahead is wrong.
 const TOLERANCE: Duration = Duration::from_secs(600);
@@ -40,13 +40,7 @@ pub fn judge(what: &str, places: &[Place], now: UtcTime, (warning, critical): (D
     let mut line = Line::default();
     for place in places {
         let (state, words) = one(what, place, now, (warning, critical));
-        // An optional repository may be behind: somebody should look, nobody need get up.
-        let state = if place.required {
-            state
-        } else {
-            state.min(State::Warning)
-        };
-        line.add(state, words);
+        line.add(state.unless_optional(place.required), words);
         if let Newest::Made(time, _) | Newest::Failed(Some(time), _) = &place.newest {
             let limits = (warning.as_secs_f64(), critical.as_secs_f64());
             line.perf(Perf::seconds(&format!("age {}", place.name), now.since(*time)).limits(limits.0, limits.1));
@@ -79,7 +73,7 @@ fn one(what: &str, place: &Place, now: UtcTime, limits: (Duration, Duration)) ->
         }
         Newest::Made(time, label) => {
             let age = now.since(*time);
-            let shown = display_duration(Duration::from_secs(age.as_secs()));
+            let shown = display_seconds(age);
             let words = format!("the newest {what} in {name}, {label}, is {shown} old");
             (above(age, limits.0, limits.1), words)
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::check::{Line, Perf, State, above};
-use common::units::{counted, display_duration};
+use common::units::{counted, display_seconds as shown};
 
 /// What is known of the server; nothing is known of what could not be asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,8 +18,6 @@ pub struct Server {
     pub failing: Option<(Option<Duration>, String)>,
     /// WAL files that wait, and for how long the oldest has.
     pub ready: Option<(u64, Option<Duration>)>,
-    /// The segment that was looked for.
-    pub segment: Option<String>,
 }
 
 /// What is known of one repository.
@@ -75,14 +73,7 @@ pub fn judge(server: &Server, repositories: &[Repository], limits: Limits) -> Li
     for repository in repositories {
         let name = &repository.name;
         let mut add = |state: State, words: String| {
-            line.add(
-                if repository.required {
-                    state
-                } else {
-                    state.min(State::Warning)
-                },
-                words,
-            );
+            line.add(state.unless_optional(repository.required), words);
         };
         match &repository.reached {
             Some(Ok(_)) => add(State::Ok, format!("WAL reaches {name}")),
@@ -151,10 +142,6 @@ fn waits(count: u64) -> String {
         1 => "1 WAL file waits".to_owned(),
         _ => format!("{} wait", counted(count, "WAL file")),
     }
-}
-
-fn shown(span: Duration) -> String {
-    display_duration(Duration::from_secs(span.as_secs()))
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Finds out how archiving goes: from the server, from pg_wal, from the repositories.
 
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::config::Cluster;
-use common::error::{Kind, Result, chain};
-use common::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, Session, SystemId, WalName};
+use common::error::{Error, Kind, Result, chain};
+use common::postgres::{SegmentName, SegmentNumber, SegmentSize, Session, SystemId, WalName};
 use common::repository::backup::BackupInfo;
 use common::repository::reach::{self, Wal};
 use common::repository::{BackupType, Repository, catalog, events, wal};
@@ -79,7 +80,6 @@ fn ask(session: &mut Session) -> Result<Asked> {
         None if server.failing.is_some() || session.in_recovery()? => archived,
         None => end_segment(session)?.or(archived),
     };
-    server.segment = segment.map(|segment| segment.to_string());
     Ok(Asked {
         server,
         wanted: segment.map(|segment| (system, segment)),
@@ -96,19 +96,16 @@ fn end_segment(session: &mut Session) -> Result<Option<SegmentName>> {
         }
         Err(error) => return Err(error),
     };
-    let size = session.query("select setting::bigint from pg_settings where name = 'wal_segment_size'")?;
-    let size = size
-        .into_iter()
-        .flatten()
-        .flatten()
-        .next()
-        .and_then(|size| size.parse().ok());
-    let size = SegmentSize::new(size.unwrap_or(16 << 20))?;
-    let name = session.query("select pg_walfile_name(pg_current_wal_insert_lsn())")?;
-    let name = name.into_iter().flatten().flatten().next().unwrap_or_default();
-    let timeline = WalName::parse(&name)?.timeline();
-    let number = SegmentNumber::containing(Lsn(end.0.saturating_sub(1)), size);
-    Ok(Some(SegmentName::new(timeline, number, size)))
+    let size = session.first("select setting from pg_settings where name = 'wal_segment_size'")?;
+    let size = size.and_then(|size| size.parse().ok());
+    let size = size.ok_or_else(|| Error::new(Kind::Failed, "the server does not say how large a WAL segment is"))?;
+    let size = SegmentSize::new(size)?;
+    let timeline = session.current_timeline()?;
+    Ok(Some(SegmentName::new(
+        timeline,
+        SegmentNumber::ending_at(end, size),
+        size,
+    )))
 }
 
 /// WAL files that wait, and for how long the oldest has; nothing if the role may not look.
@@ -129,13 +126,12 @@ fn ready(session: &mut Session) -> Option<(u64, Option<Duration>)> {
 /// Looks into one repository; it has until `deadline` to have the segment.
 pub fn repository(
     repository: &Repository,
+    cache: &Path,
     wanted: Option<(SystemId, SegmentName)>,
-    begun: Instant,
-    deadline: Instant,
+    (begun, deadline): (Instant, Instant),
 ) -> judge::Repository {
     let reached = wanted.map(|(system, segment)| reached(repository, system, segment, begun, deadline));
-    let held = held(repository);
-    let (gaps, holds) = match held {
+    let (gaps, holds) = match held(repository, cache) {
         Ok((gaps, holds)) => (Ok(gaps), Some(holds)),
         Err(error) => (Err(chain(&error)), None),
     };
@@ -164,7 +160,7 @@ fn reached(
             Ok(false) => {
                 return Err(format!(
                     "{segment} is not there after {}",
-                    common::units::display_duration(Duration::from_secs(begun.elapsed().as_secs()))
+                    common::units::display_seconds(begun.elapsed())
                 ));
             }
             Err(error) => return Err(chain(&error)),
@@ -173,7 +169,7 @@ fn reached(
 }
 
 /// What is missing behind each good backup of the system that writes now, and what there is.
-fn held(repository: &Repository) -> Result<(Gaps, Holds)> {
+fn held(repository: &Repository, cache: &Path) -> Result<(Gaps, Holds)> {
     let mut holds = Holds {
         space: repository
             .store
@@ -186,9 +182,9 @@ fn held(repository: &Repository) -> Result<(Gaps, Holds)> {
     };
     let size = SegmentSize::new(known.segment_size)?;
     let identifier = known.system.to_string();
-    let catalog = catalog::read(repository, None)?;
+    let catalog = catalog::read(repository, Some(cache))?;
     let own = |info: &&BackupInfo| catalog.counts(info) && info.system_identifier == identifier;
-    let mut backups: Vec<BackupInfo> = catalog.backups.iter().filter(own).cloned().collect();
+    let mut backups: Vec<&BackupInfo> = catalog.backups.iter().filter(own).collect();
     let list = wal::list(repository, known.system, size)?;
     holds.bytes = list.stored_bytes + backups.iter().map(|info| info.stored).sum::<u64>();
     holds.backups = backups.len() as u64;
@@ -216,8 +212,8 @@ fn held(repository: &Repository) -> Result<(Gaps, Holds)> {
     };
     let newest = backups.pop();
     let gaps = Gaps {
-        newest: newest.as_ref().and_then(missing),
-        older: backups.iter().rev().find_map(missing),
+        newest: newest.and_then(missing),
+        older: backups.iter().rev().copied().find_map(missing),
     };
     Ok((gaps, holds))
 }

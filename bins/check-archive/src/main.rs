@@ -14,9 +14,9 @@ use common::config::{Cluster, Config};
 use common::error::{Error, Kind, Result};
 use common::exit;
 use common::job::{Job, Origin, Report, Sample, Status};
+use common::open;
 use common::time::UtcTime;
-use common::units::display_duration;
-use common::{open, process};
+use common::units::display_seconds;
 
 use args::Args;
 use judge::{Limits, judge};
@@ -45,12 +45,7 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
             "--ready-warning is larger than --ready-critical",
         ));
     }
-    let owner = cluster.data_directory.as_deref().filter(|directory| directory.is_dir());
-    if let Some(directory) = owner
-        && let Some(said) = process::become_owner_of(directory)?
-    {
-        log::info!("{said}");
-    }
+    open::become_owner(cluster)?;
     let state = config.state_of(cluster);
     // Who may not leave a status is told what one that may has left.
     let writes = [state.as_path(), config.state_directory.as_path()]
@@ -69,10 +64,12 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
     let patience = config.patience.min(PATIENCE);
     let repositories = open::repositories_within(config, cluster, &args.repositories.names, patience)?;
     let asked = look::server(cluster, &exit::environment);
+    let cache = &state.join("catalog");
     let begun = Instant::now();
     let deadline = begun + args.timeout;
     let found: Vec<judge::Repository> = std::thread::scope(|scope| {
-        let look = |repository| scope.spawn(move || look::repository(repository, asked.wanted, begun, deadline));
+        let look =
+            |repository| scope.spawn(move || look::repository(repository, cache, asked.wanted, (begun, deadline)));
         let looking: Vec<_> = repositories.iter().map(look).collect();
         looking.into_iter().filter_map(|thread| thread.join().ok()).collect()
     });
@@ -93,64 +90,53 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
             Some((count, _)) => report.field("ready", count),
             None => report,
         };
-        job.finish(&found.iter().fold(report, with_samples), UtcTime::now());
+        let report = found.iter().flat_map(samples).fold(report, Report::sample);
+        job.finish(&report, UtcTime::now());
     }
     Ok(line)
 }
 
-/// Adds what is measured of a repository.
-fn with_samples(mut report: Report, repository: &judge::Repository) -> Report {
-    let mut add = |name: &str, value: f64, help| {
-        let sample = Sample::new(name, value, help).label("repository", &repository.name);
-        report = report.clone().sample(sample);
-    };
+/// What is measured of a repository.
+fn samples(repository: &judge::Repository) -> Vec<Sample> {
+    let told = |name: &str, value: f64, help| Sample::new(name, value, help).label("repository", &repository.name);
+    let flag = |name: &str, set: bool, help| told(name, f64::from(u8::from(set)), help);
+    let mut samples = vec![flag(
+        "pgkeep_repository_readable",
+        repository.gaps.is_ok(),
+        "Whether the repository could be read.",
+    )];
     if let Some(reached) = &repository.reached {
-        add(
-            "pgkeep_wal_reaches",
-            f64::from(u8::from(reached.is_ok())),
-            "Whether a WAL segment reached the repository.",
-        );
+        let help = "Whether a WAL segment reached the repository.";
+        samples.push(flag("pgkeep_wal_reaches", reached.is_ok(), help));
     }
     if let Ok(gaps) = &repository.gaps {
         let gap = gaps.newest.is_some() || gaps.older.is_some();
-        add(
+        samples.push(flag(
             "pgkeep_wal_gap",
-            f64::from(u8::from(gap)),
+            gap,
             "Whether WAL is missing behind a good backup.",
-        );
+        ));
     }
-    add(
-        "pgkeep_repository_readable",
-        f64::from(u8::from(repository.gaps.is_ok())),
-        "Whether the repository could be read.",
-    );
-    let Some(holds) = &repository.holds else { return report };
-    add(
-        "pgkeep_repository_bytes",
-        holds.bytes as f64,
-        "Stored bytes of backups and WAL.",
-    );
-    add("pgkeep_repository_backups", holds.backups as f64, "Good backups.");
+    let Some(holds) = &repository.holds else { return samples };
+    let help = "Stored bytes of backups and WAL.";
+    samples.push(told("pgkeep_repository_bytes", holds.bytes as f64, help));
+    samples.push(told("pgkeep_repository_backups", holds.backups as f64, "Good backups."));
     if let Some((free, total)) = holds.space {
-        add(
-            "pgkeep_repository_free_bytes",
-            free as f64,
-            "What is free on its file system.",
-        );
-        add(
+        let help = "What is free on its file system.";
+        samples.push(told("pgkeep_repository_free_bytes", free as f64, help));
+        samples.push(told(
             "pgkeep_repository_size_bytes",
             total as f64,
             "The size of its file system.",
-        );
+        ));
     }
-    let help = "When the newest good backup ended, of any type and full.";
-    for (name, time) in [("any", holds.newest.0), ("full", holds.newest.1)] {
-        if let Some(time) = time {
-            let sample = Sample::new("pgkeep_repository_newest_backup_timestamp_seconds", time as f64, help);
-            report = report.sample(sample.label("repository", &repository.name).label("type", name));
-        }
+    let newest = [("any", holds.newest.0), ("full", holds.newest.1)];
+    for (kind, time) in newest.into_iter().filter_map(|(kind, time)| Some((kind, time?))) {
+        let name = "pgkeep_repository_newest_backup_timestamp_seconds";
+        let help = "When the newest good backup ended, of any type and full.";
+        samples.push(told(name, time as f64, help).label("type", kind));
     }
-    report
+    samples
 }
 
 /// What the last run on this host found, for whoever may not look.
@@ -166,7 +152,7 @@ fn of_status(state: &Path, cluster: &str, stale: Duration) -> Result<Line> {
     };
     let mut line = Line::default();
     let age = UtcTime::now().since(status.finished);
-    let shown = display_duration(Duration::from_secs(age.as_secs()));
+    let shown = display_seconds(age);
     if age > stale {
         line.add(State::Critical, format!("stale: check-archive last ran {shown} ago"));
         return Ok(line);

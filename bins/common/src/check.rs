@@ -38,6 +38,12 @@ impl State {
         }
     }
 
+    /// The same, of something that work does not depend on: somebody should look, nobody need get up.
+    #[must_use]
+    pub fn unless_optional(self, required: bool) -> Self {
+        if required { self } else { self.min(Self::Warning) }
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Ok => "OK",

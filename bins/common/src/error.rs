@@ -214,6 +214,14 @@ impl<T> Context<T> for std::io::Result<T> {
     }
 }
 
+/// [`chain`], with the nearest hint behind it in brackets: for a line that goes on after an error.
+pub fn chain_with_hint(error: &Error) -> String {
+    match error.nearest_hint() {
+        Some(hint) => format!("{} (hint: {hint})", chain(error)),
+        None => chain(error),
+    }
+}
+
 /// The whole chain of sentences, joined by colons, without hints.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

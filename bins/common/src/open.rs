@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::codec::{Opening, Recipients, Sealing};
 use crate::config::{Cluster, Config, Location, RepositorySettings};
 use crate::error::{Error, Kind, Result};
+use crate::process;
 use crate::repository::{ClusterName, Repository};
 use crate::retry::Policy;
 use crate::storage::Store;
@@ -15,6 +16,19 @@ use crate::storage::posix::PosixStore;
 use crate::storage::retrying::RetryingStore;
 use crate::storage::sftp::{Limits, SftpStore, Target};
 use crate::time::UtcTime;
+
+/// Makes a process that root started run as the owner of the cluster's data directory, where that is on this host, and says so.
+///
+/// # Errors
+/// As [`process::become_owner_of`].
+pub fn become_owner(cluster: &Cluster) -> Result<()> {
+    if let Some(directory) = cluster.data_directory.as_deref().filter(|directory| directory.is_dir())
+        && let Some(said) = process::become_owner_of(directory)?
+    {
+        log::info!("{said}");
+    }
+    Ok(())
+}
 
 /// Opens the repositories of `cluster`: all, or those named in `only`. Nothing is read from them yet.
 ///

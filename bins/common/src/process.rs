@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::sleep;
@@ -86,6 +86,14 @@ pub fn become_owner_of_found(found: std::result::Result<&Path, &Error>) -> Resul
         }
         Err(_) => Ok(None),
     }
+}
+
+/// A program of ours: beside this executable, which is `own`, else where the packages put it.
+pub fn sibling(own: Option<&Path>, name: &str) -> PathBuf {
+    let beside = own.and_then(Path::parent).map(|directory| directory.join(name));
+    beside
+        .filter(|path| path.is_file())
+        .unwrap_or_else(|| Path::new("/usr/bin").join(name))
 }
 
 /// Whether there is a process with this number on this host, whoever it belongs to.

@@ -181,6 +181,11 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     }
 }
 
+/// As [`display_duration`], without fractions of a second, which mean nothing in the age of something.
+pub fn display_seconds(span: Duration) -> String {
+    display_duration(Duration::from_secs(span.as_secs()))
+}
+
 /// A span of time for people: at most two units, as `3d4h`, `1m30s`, `2.4s` or `250ms`.
 pub fn display_duration(span: Duration) -> String {
     let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);

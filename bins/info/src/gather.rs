@@ -158,6 +158,7 @@ fn system(repository: &Repository, known: &KnownSystem, catalog: &Catalog) -> Re
             unrecoverable.push(Unrecoverable {
                 label: info.label.to_string(),
                 missing: format!("backup {lacks}"),
+                is_wal: false,
             });
             continue;
         }
@@ -202,6 +203,7 @@ fn windows(
     let lost = |missing: String| Unrecoverable {
         label: info.label.to_string(),
         missing,
+        is_wal: true,
     };
     let mut first_missing = None;
     let mut found = Vec::new();

@@ -212,6 +212,9 @@ pub struct UnreadableHistory {
 pub struct Unrecoverable {
     /// Which.
     pub label: String,
-    /// The first file that is missing.
+    /// The first file that is missing, or the backup, in words.
     pub missing: String,
+    /// Whether that is a file of WAL.
+    #[serde(skip)]
+    pub is_wal: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use common::units::{ByteSize, counted, display_duration};
+use common::units::{ByteSize, counted, display_seconds};
 
 use crate::report::{BackupReport, Blocks, Report, RepositoryReport, SystemReport, Unfinished};
 
@@ -100,7 +100,7 @@ fn push_backups(out: &mut String, backups: &[BackupReport]) {
                 backup.label,
                 backup.kind,
                 backup.stopped.whole_seconds().to_string(),
-                display_duration(std::time::Duration::from_secs(took.as_secs())),
+                display_seconds(took),
                 ByteSize(backup.size_bytes).to_string(),
                 ByteSize(backup.stored_bytes).to_string(),
                 backup.timeline,
@@ -205,11 +205,7 @@ fn push_system(out: &mut String, system: &SystemReport) {
         );
     }
     for lost in &system.unrecoverable {
-        let what = if lost.missing.starts_with("backup ") {
-            ""
-        } else {
-            "WAL "
-        };
+        let what = if lost.is_wal { "WAL " } else { "" };
         line(
             out,
             format_args!("    NOT RECOVERABLE: {}: {what}{} is missing", lost.label, lost.missing),

@@ -11,13 +11,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use common::config::{Channel, Cluster, Config, Notify, Topic};
-use common::error::{Error, Kind, Result, chain};
+use common::error::{Error, Kind, Result, chain, chain_with_hint};
 use common::exit;
 use common::job::Status;
 use common::lock::FileLock;
-use common::open::host_name;
 use common::time::UtcTime;
-use common::{durable, process};
+use common::{durable, open};
 
 use args::Args;
 use digest::Known;
@@ -50,7 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn test(args: &Args, config: &Config) -> Result<()> {
-    let message = message::test(&host_name(), UtcTime::now());
+    let message = message::test(&open::host_name(), UtcTime::now());
     let everybody: Vec<(&Notify, Message)> = config
         .notify
         .iter()
@@ -86,7 +85,7 @@ fn tell_digest(args: &Args, config: &Config) -> Result<()> {
                     .is_none_or(|own| own.contains(&known.cluster))
             };
             let known: Vec<Known> = all.iter().filter(is_his).cloned().collect();
-            (receiver, digest::digest(&known, &host_name(), now))
+            (receiver, digest::digest(&known, &open::host_name(), now))
         })
         .collect();
     deliver(args, &messages);
@@ -102,11 +101,7 @@ fn statuses(state: &Path) -> Vec<Status> {
 }
 
 fn tell_jobs(args: &Args, config: &Config, cluster: &Cluster) -> Result<()> {
-    if let Some(directory) = cluster.data_directory.as_deref().filter(|directory| directory.is_dir())
-        && let Some(said) = process::become_owner_of(directory)?
-    {
-        log::info!("{said}");
-    }
+    open::become_owner(cluster)?;
     let now = UtcTime::now();
     let state = config.state_of(cluster);
     durable::create_dir_all(&state, 0o755)?;
@@ -192,11 +187,7 @@ fn deliver(args: &Args, messages: &[(&Notify, Message)]) -> Vec<bool> {
             true
         }
         Err(error) => {
-            let hint = error
-                .nearest_hint()
-                .map(|hint| format!(" (hint: {hint})"))
-                .unwrap_or_default();
-            log::warn!("\"{}\" cannot be told: {}{hint}", receiver.name, chain(&error));
+            log::warn!("\"{}\" cannot be told: {}", receiver.name, chain_with_hint(&error));
             false
         }
     };

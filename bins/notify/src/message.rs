@@ -1,10 +1,8 @@
 //! What a message says, and its form for each channel. Pure.
 
-use std::time::Duration;
-
 use common::job::Status;
 use common::time::UtcTime;
-use common::units::{ByteSize, display_duration};
+use common::units::{ByteSize, display_seconds};
 use serde::Serialize;
 
 use crate::event::Event;
@@ -71,10 +69,10 @@ pub fn of_job(event: Event, since: Option<UtcTime>, status: &Status, held_back: 
         }
         Event::Recovery | Event::Success => {
             if let Some(since) = since {
-                let span = Duration::from_secs(status.finished.since(since).as_secs());
+                let span = status.finished.since(since);
                 lines.push(format!(
                     "after failing for {}, since {}",
-                    display_duration(span),
+                    display_seconds(span),
                     since.whole_seconds()
                 ));
             }
@@ -97,8 +95,8 @@ pub fn of_job(event: Event, since: Option<UtcTime>, status: &Status, held_back: 
 
 /// What a good run told of itself.
 fn facts(status: &Status) -> Vec<String> {
-    let took = Duration::from_secs(status.finished.since(status.started).as_secs());
-    let mut facts = vec![format!("took {}", display_duration(took))];
+    let took = status.finished.since(status.started);
+    let mut facts = vec![format!("took {}", display_seconds(took))];
     if let Some(label) = status.fields.get("label").and_then(|label| label.as_str()) {
         facts.insert(0, label.to_owned());
     }

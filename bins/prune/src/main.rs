@@ -14,13 +14,13 @@ use std::process::ExitCode;
 
 use common::config::cli::FormatName;
 use common::config::{Cluster, Config, Retention};
-use common::error::{Error, Result, chain};
+use common::error::{Error, Result, chain, chain_with_hint};
 use common::exit::{self, Verdict};
 use common::job::interruptible::{self, Ending};
 use common::job::{Job, Origin};
+use common::open;
 use common::repository::{Repository, lease};
 use common::time::UtcTime;
-use common::{open, process};
 
 use act::{Removed, act};
 use args::Args;
@@ -33,11 +33,7 @@ fn main() -> ExitCode {
         let environment = exit::environment;
         let config = args.common.load(&environment)?;
         let cluster = args.common.choose(&config)?;
-        if let Some(directory) = cluster.data_directory.as_deref().filter(|directory| directory.is_dir())
-            && let Some(said) = process::become_owner_of(directory)?
-        {
-            log::info!("{said}");
-        }
+        open::become_owner(cluster)?;
         let origin = Origin::of_this_process();
         let host = origin.host.clone();
         let job = Job::start(config.job(cluster, "prune", origin), UtcTime::now());
@@ -87,11 +83,7 @@ impl Done {
             let lock = settings.and_then(|settings| settings.lock_horizon());
             let outcome = prune.repository(repository, policy, lock);
             if let Err(error) = &outcome {
-                let hint = error
-                    .nearest_hint()
-                    .map(|hint| format!(" (hint: {hint})"))
-                    .unwrap_or_default();
-                log::error!("repository \"{}\": {}{hint}", repository.name, chain(error));
+                log::error!("repository \"{}\": {}", repository.name, chain_with_hint(error));
             }
             (repository.name.clone(), outcome)
         };

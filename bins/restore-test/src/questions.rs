@@ -10,7 +10,7 @@ use common::postgres::{Major, Session};
 use common::repository::evidence::Level;
 use serde::{Deserialize, Serialize};
 
-use crate::server::Scratch;
+use crate::server::ScratchServer;
 
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,7 +76,7 @@ enum Item {
 ///
 /// # Errors
 /// `Transient` if there is no session to be had; what is wrong with the data is no error, and neither is a server that it breaks.
-pub fn look(server: &Scratch, level: Level, databases: &[String], jobs: usize) -> Result<Found> {
+pub fn look(server: &ScratchServer, level: Level, databases: &[String], jobs: usize) -> Result<Found> {
     let mut found = Found::default();
     if level == Level::Quick {
         return Ok(found);
@@ -117,7 +117,7 @@ pub fn databases(session: &mut Session, asked: Option<&[String]>) -> Result<Vec<
     Ok(rows.into_iter().flatten().flatten().collect())
 }
 
-fn look_at(server: &Scratch, database: &str, items: &[Item], jobs: usize, found: &mut Found) -> Result<()> {
+fn look_at(server: &ScratchServer, database: &str, items: &[Item], jobs: usize, found: &mut Found) -> Result<()> {
     let next = AtomicUsize::new(0);
     let outcome = Mutex::new((std::mem::take(found), None::<Error>));
     let lock = || outcome.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,7 +203,7 @@ fn one(session: &mut Session, database: &str, item: &Item) -> Result<Seen> {
 }
 
 /// A session in which nothing that was restored decides what runs: no search_path, no triggers of events, no role of its own.
-fn prepared(server: &Scratch, database: &str) -> Result<Session> {
+fn prepared(server: &ScratchServer, database: &str) -> Result<Session> {
     let mut session = server.connect(database)?;
     for statement in [
         "set role none",
@@ -324,11 +324,10 @@ fn extension(session: &mut Session, name: &str) -> Result<String> {
             .hint("install the package with PostgreSQL's additional modules (postgresql-contrib), or use --level quick")
     })?;
     session.query(&format!("alter extension {name} update"))?;
-    let rows = session.query(&format!(
+    let schema = session.first(&format!(
         "select pg_catalog.quote_ident(n.nspname) from pg_catalog.pg_extension e \
          join pg_catalog.pg_namespace n on n.oid = e.extnamespace where e.extname = '{name}'"
     ))?;
-    let schema = rows.into_iter().flatten().flatten().next();
     schema.ok_or_else(|| Error::new(Kind::Failed, format!("the extension {name} is not there")))
 }
 
@@ -336,16 +335,16 @@ fn extension(session: &mut Session, name: &str) -> Result<String> {
 ///
 /// # Errors
 /// `Failed` if the server is gone; a question that cannot be answered is a problem.
-pub fn ask(server: &Scratch, assertion: &Assertion) -> Result<Result<Answer, Problem>> {
+pub fn ask(server: &ScratchServer, assertion: &Assertion) -> Result<Result<Answer, Problem>> {
     let asked = (|| {
         let mut session = server.connect(&assertion.database)?;
         session.query("set default_transaction_read_only = on")?;
-        session.query(&assertion.sql)
+        session.first(&assertion.sql)
     })();
     match asked {
-        Ok(rows) => Ok(Ok(Answer {
+        Ok(value) => Ok(Ok(Answer {
             name: assertion.name.clone(),
-            value: rows.into_iter().flatten().next().flatten(),
+            value,
         })),
         Err(error) => {
             // Where the database is missing the server still answers.

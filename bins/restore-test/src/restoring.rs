@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::error::{Context, Error, Kind, Result};
 use common::interrupt;
+use common::process;
 use common::repository::Label;
 use common::time::UtcTime;
 use nix::sys::signal::{Signal, kill};
@@ -62,9 +63,6 @@ pub struct PlannedBackup {
 impl Restorer {
     /// The pgkeep-restore that belongs to this program: beside it, else where packages put it.
     pub fn new(config: &Path, cluster: &str, repositories: &[String], deadline: Instant) -> Self {
-        let beside = std::env::current_exe()
-            .ok()
-            .and_then(|own| Some(own.parent()?.join("pgkeep-restore")));
         let mut arguments = vec![
             "--config".to_owned(),
             config.to_string_lossy().into_owned(),
@@ -75,9 +73,7 @@ impl Restorer {
             arguments.extend(["--repository".to_owned(), name.clone()]);
         }
         Self {
-            program: beside
-                .filter(|path| path.is_file())
-                .unwrap_or_else(|| "/usr/bin/pgkeep-restore".into()),
+            program: process::sibling(std::env::current_exe().ok().as_deref(), "pgkeep-restore"),
             arguments,
             deadline,
         }

@@ -32,7 +32,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(300);
 
 /// A running scratch server. Dropped, it is ended at once; so it is when a signal comes or the time is over, whatever is being asked
 /// of it.
-pub struct Scratch {
+pub struct ScratchServer {
     child: Arc<Mutex<Option<Child>>>,
     deadline: Instant,
     data: PathBuf,
@@ -187,7 +187,7 @@ fn settings(
     settings
 }
 
-impl Scratch {
+impl ScratchServer {
     /// Starts a server on `data`, below `root`, and returns while it recovers.
     ///
     /// # Errors
@@ -383,7 +383,7 @@ fn end_in_time(child: Weak<Mutex<Option<Child>>>, deadline: Instant) {
     });
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchServer {
     fn drop(&mut self) {
         signal(&self.child, Signal::SIGQUIT);
         let Some(mut child) = lock(&self.child).take() else {

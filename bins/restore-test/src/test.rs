@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::config::{Cluster, Config, RestoreTest};
-use common::error::{Error, Kind, Result, chain};
+use common::error::{Error, Kind, Result, chain_with_hint};
 use common::interrupt;
 use common::postgres::{ControlFile, Major};
 use common::process;
@@ -22,7 +22,7 @@ use crate::moment;
 use crate::questions::{self, Problem};
 use crate::restoring::{Plan, Restorer, Wanted};
 use crate::scratch::{self, Scratch};
-use crate::server::{self, Programs};
+use crate::server::{Programs, ScratchServer};
 
 /// What a test is made of.
 pub struct Test<'a> {
@@ -76,10 +76,6 @@ impl Test<'_> {
             if matches!(error.kind(), Kind::Config | Kind::Transient | Kind::Busy) {
                 return Err(error);
             }
-            let hint = error
-                .nearest_hint()
-                .map(|hint| format!(" (hint: {hint})"))
-                .unwrap_or_default();
             progress.details.problems.insert(
                 0,
                 Problem {
@@ -88,7 +84,7 @@ impl Test<'_> {
                         .plan
                         .as_ref()
                         .map_or_else(|| "backup".to_owned(), |plan| plan.backup.label.to_string()),
-                    found: format!("{}{hint}", chain(&error)),
+                    found: chain_with_hint(&error),
                 },
             );
         }
@@ -143,8 +139,7 @@ impl Test<'_> {
         let replaying = Instant::now();
         let control = ControlFile::read(&data).map_err(at("restore"))?;
         let limits = (self.settings(), self.jobs(), deadline);
-        let server =
-            server::Scratch::start(scratch.root(), &data, &programs, &control, limits).map_err(at("replay"))?;
+        let server = ScratchServer::start(scratch.root(), &data, &programs, &control, limits).map_err(at("replay"))?;
         let mut session = server.wait_ready().map_err(at("replay"))?;
         progress.rto = Some(begun.elapsed());
         progress
@@ -221,19 +216,14 @@ impl Test<'_> {
 
     fn ask(
         &self,
-        server: &server::Scratch,
+        server: &ScratchServer,
         session: &mut common::postgres::Session,
         info: &BackupInfo,
         (started, to_end): (UtcTime, bool),
         progress: &mut Progress,
     ) -> Result<bool> {
-        let newest = session.query("select (extract(epoch from pg_last_xact_replay_timestamp()) * 1000000)::bigint")?;
-        let newest = newest
-            .into_iter()
-            .flatten()
-            .flatten()
-            .next()
-            .and_then(|text| text.parse().ok());
+        let newest = session.first("select (extract(epoch from pg_last_xact_replay_timestamp()) * 1000000)::bigint")?;
+        let newest = newest.and_then(|text| text.parse().ok());
         progress.newest_commit = newest.map(UtcTime::from_unix_micros).transpose()?;
         if to_end {
             // Where nothing was committed since, all that the backup holds is as new as the backup.

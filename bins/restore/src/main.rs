@@ -172,7 +172,7 @@ fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Resul
         pins: Pins::new(&config.state_directory, &ClusterName::parse(&cluster.name)?),
         home: Home::default(),
         fetcher: settings::Fetcher {
-            program: settings::Fetcher::find(executable.as_deref()),
+            program: process::sibling(executable.as_deref(), "pgkeep-archive-get"),
             config: std::path::absolute(args.common.config_file())
                 .unwrap_or_else(|_| PathBuf::from(args.common.config_file())),
             cluster: cluster.name.clone(),

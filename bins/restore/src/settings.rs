@@ -27,16 +27,6 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// The archive-get that belongs to this program: beside it, else where the packages put it.
-    pub fn find(own_executable: Option<&Path>) -> PathBuf {
-        let beside = own_executable
-            .and_then(Path::parent)
-            .map(|directory| directory.join("pgkeep-archive-get"));
-        beside
-            .filter(|path| path.is_file())
-            .unwrap_or_else(|| PathBuf::from("/usr/bin/pgkeep-archive-get"))
-    }
-
     /// The restore_command: a line for the shell in which PostgreSQL replaces `%f` and `%p`.
     ///
     /// # Errors

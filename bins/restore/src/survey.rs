@@ -217,11 +217,8 @@ fn merge<'a>(catalogs: &[(&'a Repository, Catalog)]) -> (BTreeMap<Label, BackupI
         }
     }
     // A backup that leans on what nobody has cannot be restored: an older one may be.
-    let has = |label: &Label| {
-        let of = |catalog: &Catalog| catalog.get(*label).is_some() || catalog.unfinished.contains(label);
-        catalogs.iter().any(|(_, catalog)| of(catalog))
-    };
-    let lacking = |backup: &BackupInfo| backup.references.iter().copied().find(|label| !has(label));
+    let has = |label: Label| catalogs.iter().any(|(_, catalog)| catalog.has(label));
+    let lacking = |backup: &BackupInfo| backup.references.iter().copied().find(|label| !has(*label));
     backups.retain(|label, backup| match lacking(backup) {
         None => true,
         Some(lost) => {

@@ -15,9 +15,9 @@ use common::config::{Cluster, Config};
 use common::error::{Error, Kind, Result};
 use common::exit::{self, Verdict};
 use common::job::{Job, Origin, Report};
+use common::open;
 use common::repository::Repository;
 use common::time::UtcTime;
-use common::{open, process};
 
 use args::Args;
 use tally::Tally;
@@ -27,11 +27,7 @@ fn main() -> ExitCode {
         let environment = exit::environment;
         let config = args.common.load(&environment)?;
         let cluster = args.common.choose(&config)?;
-        if let Some(directory) = cluster.data_directory.as_deref().filter(|directory| directory.is_dir())
-            && let Some(note) = process::become_owner_of(directory)?
-        {
-            log::info!("{note}");
-        }
+        open::become_owner(cluster)?;
         let job = Job::start(config.job(cluster, "sync", Origin::of_this_process()), UtcTime::now());
         let result = run(&args, &config, cluster);
         let report = match &result {

@@ -88,19 +88,19 @@ fn copy_system(
 /// look like an end. Where nobody takes the rest, it is not needed: the source has come to its end, or the other listing says why not.
 fn list(repository: &Repository, system: SystemId, to: &Sender<Option<Object>>) -> Result<()> {
     let folder = repository.keys().wal_of(system)?;
-    let mut is_needed = true;
+    let mut goes_on = true;
     let listed = repository.store.list(Some(&folder), &mut |key, _| {
         let Some(name) = key.below(Some(&folder)) else {
             return Ok(());
         };
         let name = name.strip_suffix(".age").unwrap_or(name).to_owned();
-        is_needed = to.send(Some(Object { name })).is_ok();
-        match is_needed {
+        goes_on = to.send(Some(Object { name })).is_ok();
+        match goes_on {
             true => Ok(()),
             false => Err(Error::new(Kind::Failed, "list WAL: nobody needs the rest")),
         }
     });
-    if !is_needed {
+    if !goes_on {
         return Ok(());
     }
     listed?;

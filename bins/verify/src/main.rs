@@ -13,13 +13,13 @@ use std::process::ExitCode;
 
 use common::config::cli::FormatName;
 use common::config::{Cluster, Config};
-use common::error::{Error, Kind, Result, chain};
+use common::error::{Error, Kind, Result, chain_with_hint};
 use common::exit::{self, Verdict};
 use common::job::interruptible::{self, Ending};
 use common::job::{Job, Origin};
+use common::open;
 use common::repository::Repository;
 use common::time::UtcTime;
-use common::{open, process};
 
 use args::Args;
 use mend::Mending;
@@ -32,11 +32,7 @@ fn main() -> ExitCode {
         let environment = exit::environment;
         let config = args.common.load(&environment)?;
         let cluster = args.common.choose(&config)?;
-        if let Some(directory) = cluster.data_directory.as_deref().filter(|directory| directory.is_dir())
-            && let Some(said) = process::become_owner_of(directory)?
-        {
-            log::info!("{said}");
-        }
+        open::become_owner(cluster)?;
         let origin = Origin::of_this_process();
         let host = origin.host.clone();
         let job = Job::start(config.job(cluster, "verify", origin), UtcTime::now());
@@ -97,13 +93,7 @@ fn run(args: &Args, config: &Config, cluster: &Cluster, host: &str) -> Result<En
                 mended.push(Mended {
                     object: key.to_string(),
                     mended: done.is_ok(),
-                    how: done.unwrap_or_else(|error| {
-                        let hint = error
-                            .nearest_hint()
-                            .map(|hint| format!(" (hint: {hint})"))
-                            .unwrap_or_default();
-                        format!("{}{hint}", chain(&error))
-                    }),
+                    how: done.unwrap_or_else(|error| chain_with_hint(&error)),
                 });
             }
         }
@@ -112,14 +102,10 @@ fn run(args: &Args, config: &Config, cluster: &Cluster, host: &str) -> Result<En
     let outcome = |repository: &Repository| {
         let outcome = one(repository);
         if let Err(error) = &outcome {
-            let hint = error
-                .nearest_hint()
-                .map(|hint| format!(" (hint: {hint})"))
-                .unwrap_or_default();
             log::error!(
-                "repository \"{}\" cannot be checked: {}{hint}",
+                "repository \"{}\" cannot be checked: {}",
                 repository.name,
-                chain(error)
+                chain_with_hint(error)
             );
         }
         (repository.name.clone(), outcome)

@@ -15,8 +15,7 @@ pub fn in_all(catalogs: &[Catalog]) -> Vec<BackupInfo> {
     let Some((first, others)) = catalogs.split_first() else {
         return Vec::new();
     };
-    let has = |catalog: &Catalog, label: &Label| catalog.get(*label).is_some() || catalog.unfinished.contains(label);
-    let whole = |catalog: &Catalog, info: &BackupInfo| info.references.iter().all(|label| has(catalog, label));
+    let whole = |catalog: &Catalog, info: &BackupInfo| catalog.lacks(info).is_none();
     let everywhere = |info: &&BackupInfo| {
         whole(first, info)
             && others

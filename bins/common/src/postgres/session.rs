@@ -7,6 +7,7 @@
 
 use super::label::BackupLabel;
 use super::lsn::{Lsn, SystemId, TimelineId};
+use super::names::WalName;
 use super::settings::{ConnectionSettings, ConnectionTarget};
 use super::tls;
 use super::version::Major;
@@ -319,10 +320,28 @@ impl Session {
         Ok(rows.last().unwrap_or(0))
     }
 
+    /// The first column of the first row; nothing if there is no row, or null in it.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub fn first(&mut self, sql: &str) -> Result<Option<String>> {
+        Ok(self.query(sql)?.into_iter().flatten().next().flatten())
+    }
+
+    /// The timeline that a primary writes now; pg_control may still name the one before a promotion.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub fn current_timeline(&mut self) -> Result<TimelineId> {
+        let name = self.value("select pg_walfile_name(pg_current_wal_insert_lsn())")?;
+        WalName::parse(&name)
+            .map(|name| name.timeline())
+            .context(|| "read the name of the current WAL segment")
+    }
+
     /// The first column of the first row, which must not be null.
     fn value(&mut self, sql: &str) -> Result<String> {
-        let value = self.query(sql)?.into_iter().flatten().next().flatten();
-        value.ok_or_else(|| {
+        self.first(sql)?.ok_or_else(|| {
             Error::new(
                 Kind::Failed,
                 format!("server {} answers nothing to \"{sql}\"", self.target),

@@ -38,8 +38,12 @@ impl Catalog {
 
     /// The first label that a backup leans on and that is not there, or cannot be used.
     pub fn lacks(&self, info: &BackupInfo) -> Option<Label> {
-        let there = |label: &Label| self.get(*label).is_some() || self.unfinished.contains(label);
-        info.references.iter().copied().find(|label| !there(label))
+        info.references.iter().copied().find(|label| !self.has(*label))
+    }
+
+    /// Whether there is something under a label that a backup may lean on: a backup, or what an interrupted one has left.
+    pub fn has(&self, label: Label) -> bool {
+        self.get(label).is_some() || self.unfinished.contains(&label)
     }
 
     /// The backup named `label`.
