@@ -6,7 +6,7 @@ use common::error::{Error, Kind, Result, chain};
 use common::interrupt;
 use common::postgres::{SegmentName, SegmentNumber, Session, StartPoint, StopPoint};
 use common::repository::Repository;
-use common::repository::writer::BackupWriter;
+use common::repository::writer::FolderWriter;
 use common::units::display_duration;
 
 use crate::making::Making;
@@ -21,7 +21,7 @@ const REPLAY_PAUSE: Duration = Duration::from_millis(200);
 
 impl Making<'_> {
     /// Makes the server archive a segment and waits for it: what cannot be archived is not worth copying.
-    pub(crate) fn prove_archiving(&self, writer: &BackupWriter<'_>, session: &mut Session) -> Result<()> {
+    pub(crate) fn prove_archiving(&self, writer: &FolderWriter<'_>, session: &mut Session) -> Result<()> {
         let mut primary = None;
         let session = match self.role {
             Role::Primary => session,
@@ -138,7 +138,7 @@ impl Making<'_> {
     /// Waits until all WAL that the backup needs is in the repositories; those that lack it are taken out.
     pub(crate) fn wait_for_wal(
         &self,
-        writer: &BackupWriter<'_>,
+        writer: &FolderWriter<'_>,
         (start, stop): (&StartPoint, &StopPoint),
         session: &mut Session,
     ) -> Result<()> {

@@ -7,7 +7,7 @@ use common::codec::FrameWriter;
 use common::error::{Context, Result};
 use common::repository::Label;
 use common::repository::bundle::BundleWriter;
-use common::repository::writer::{BackupWriter, Copies};
+use common::repository::writer::{Copies, FolderWriter};
 
 use common::repository::chain::Chain;
 
@@ -16,7 +16,7 @@ const BUNDLE_MEMBERS: u32 = 50_000;
 
 /// Where bundles go.
 pub struct Output<'a> {
-    writer: &'a BackupWriter<'a>,
+    writer: &'a FolderWriter<'a>,
     level: i32,
     last: AtomicU32,
     chain: &'a Chain,
@@ -25,7 +25,7 @@ pub struct Output<'a> {
 
 impl<'a> Output<'a> {
     /// Bundles of backup `label` go through `writer`, compressed at `level`, and their indexes into `chain` besides.
-    pub fn new(writer: &'a BackupWriter<'a>, level: i32, chain: &'a Chain, label: Label) -> Self {
+    pub fn new(writer: &'a FolderWriter<'a>, level: i32, chain: &'a Chain, label: Label) -> Self {
         Self {
             writer,
             level,

@@ -10,7 +10,7 @@ use common::postgres::{Lsn, SegmentNumber, Session};
 use common::repository::manifest::GroupRef;
 use common::repository::reach;
 use common::repository::wal::kept::KeptMaps;
-use common::repository::writer::BackupWriter;
+use common::repository::writer::FolderWriter;
 use common::sorter::{Sorted, Sorter};
 
 use crate::base::lean::open_manifest;
@@ -51,7 +51,7 @@ impl Making<'_> {
     /// What changed since the backup that this one leans on, as far as WAL tells.
     pub(crate) fn changed_since_base(
         &self,
-        writer: &BackupWriter<'_>,
+        writer: &FolderWriter<'_>,
         session: &mut Session,
         start: Lsn,
     ) -> Result<Option<Changed>> {
@@ -104,7 +104,7 @@ impl Making<'_> {
     /// Lists what there is and decides about each file.
     pub(crate) fn find(
         &self,
-        writer: &BackupWriter<'_>,
+        writer: &FolderWriter<'_>,
         changed: Option<&Changed>,
         mut entries: Entries,
         tally: &Tally,

@@ -11,12 +11,12 @@ use common::error::{Error, Kind, Result, chain};
 use common::interrupt;
 use common::postgres::{ControlFile, Lsn, SegmentName, Session, StartPoint, StopPoint};
 use common::progress::Progress;
-use common::repository::backup::{BackupInfo, Intent, Tablespace, WalSpan};
+use common::repository::backup::{self, BackupInfo, Intent, Tablespace, WalSpan};
 use common::repository::lease::{self, Lease};
 use common::repository::manifest::{GroupRef, ManifestWriter};
 use common::repository::pins::Pins;
 use common::repository::wal::kept::KeptMaps;
-use common::repository::writer::{BackupWriter, Copies};
+use common::repository::writer::{Copies, Folder, FolderWriter};
 use common::repository::{BackupType, FORMAT, Label, Repository, events, identity};
 use common::sorter::Sorter;
 use common::time::UtcTime;
@@ -144,7 +144,7 @@ impl Making<'_> {
     }
 
     /// Takes out repositories that are not this cluster's, and writes the intent into the others.
-    fn announce(&self, earlier: Option<&Earlier>, leases: &mut Vec<Lease>) -> Result<BackupWriter<'_>> {
+    fn announce(&self, earlier: Option<&Earlier>, leases: &mut Vec<Lease>) -> Result<FolderWriter<'_>> {
         let intent = Intent {
             format: FORMAT,
             label: self.label,
@@ -159,15 +159,15 @@ impl Making<'_> {
         let pins = Pins::new(self.around.state_directory, &cluster);
         // Nothing of this cluster goes into a repository of another one, not even the intent.
         let leases = RefCell::new(leases);
-        let accept = |repository: &Repository| {
+        let announce = |repository: &Repository| {
             pins.check(repository)?;
             events::require_current_system(repository, self.control.system_id)?;
             self.require_base(repository)?;
             let lease = lease::take(repository, "base-backup", &self.around.host)?;
             leases.borrow_mut().push(lease);
-            Ok(())
+            backup::write_intent(repository, &intent)
         };
-        let writer = BackupWriter::begin_where(self.around.repositories, &intent, accept)?;
+        let writer = FolderWriter::begin(Folder::Backup(self.label), self.around.repositories, announce)?;
         writer.check()?;
         Ok(writer)
     }
@@ -205,7 +205,7 @@ impl Making<'_> {
     }
 
     /// Makes sure that what this backup uses of earlier ones is still there; repositories where it is not are taken out.
-    fn look_again_at(&self, writer: &BackupWriter<'_>, copied: &Copied) -> Result<()> {
+    fn look_again_at(&self, writer: &FolderWriter<'_>, copied: &Copied) -> Result<()> {
         let used = copied.tally.used();
         // Interrupted backups lend their bundles without being backups.
         let committed = |label| copied.reused_from != Some(label) && !self.chosen.lent.contains(&label);
@@ -218,7 +218,7 @@ impl Making<'_> {
     }
 
     /// Start, list, copy, stop, and the members that are known only then.
-    fn copy(&self, writer: &BackupWriter<'_>, earlier: Option<&Earlier>, mut session: Session) -> Result<Copied> {
+    fn copy(&self, writer: &FolderWriter<'_>, earlier: Option<&Earlier>, mut session: Session) -> Result<Copied> {
         let mut durations = BTreeMap::new();
         let start = session.start(&format!("pgkeep {}", self.label), true)?;
         log::info!("PostgreSQL's backup started at {}", start.lsn);
@@ -335,7 +335,7 @@ impl Making<'_> {
         Ok(stop)
     }
 
-    fn write_manifest(&self, writer: &BackupWriter<'_>, entries: Entries, copied: &Copied) -> Result<()> {
+    fn write_manifest(&self, writer: &FolderWriter<'_>, entries: Entries, copied: &Copied) -> Result<()> {
         let kept = self.chain.keep_manifest(self.label);
         if let Err(error) = &kept {
             log::debug!("the manifest is not kept on this host: {}", chain(error));
@@ -361,9 +361,9 @@ impl Making<'_> {
         Ok(())
     }
 
-    fn commit(&self, writer: BackupWriter<'_>, copied: &Copied) -> Result<Ended> {
+    fn commit(&self, writer: FolderWriter<'_>, copied: &Copied) -> Result<Ended> {
         let info = self.info(copied)?;
-        let outcomes = writer.commit(&info);
+        let outcomes = writer.commit_backup(&info);
         let stored = outcomes.iter().find_map(|outcome| outcome.result.as_ref().ok());
         match stored {
             Some(info) => {

@@ -67,8 +67,8 @@ fn newest(repository: &Repository, cache: &Path, what: What) -> Result<Newest> {
             })
         }
         What::Dump => {
-            let complete = dumps::list(repository)?.into_iter().rfind(|dump| dump.complete);
-            Ok(complete.map_or(Newest::Never, |dump| Newest::Made(dump.started, dump.name)))
+            let newest = dumps::newest_of_databases(repository)?;
+            Ok(newest.map_or(Newest::Never, |dump| Newest::Made(dump.started, dump.name)))
         }
     }
 }

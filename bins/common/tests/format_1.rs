@@ -15,7 +15,7 @@ use common::repository::backup::{BackupInfo, Intent, WalSpan};
 use common::repository::bundle::{Attributes, BundleWriter};
 use common::repository::events::{self, What};
 use common::repository::manifest::{Entry, File, ManifestWriter, Node, Range};
-use common::repository::writer::BackupWriter;
+use common::repository::writer::FolderWriter;
 use common::repository::{
     BackupType, ClusterName, FORMAT, Identity, Label, Repository, catalog, document, manifest, reader, wal,
 };
@@ -185,7 +185,7 @@ fn write_backup(repository: Repository, label: Label, kind: BackupType) {
             vec![full()]
         },
     };
-    let writer = BackupWriter::begin(&repositories, &intent).unwrap();
+    let writer = FolderWriter::begin_backup(&repositories, &intent).unwrap();
     let mut bundle = BundleWriter::new(writer.create("data/1.tar.zst", false).unwrap(), 2).unwrap();
     let bytes = relation(kind != BackupType::Full);
     bundle.directory(b"data/base/5", &attributes()).unwrap();
@@ -244,7 +244,7 @@ fn write_backup(repository: Repository, label: Label, kind: BackupType) {
     }
     let (copies, plain) = manifest.finish().unwrap();
     copies.finish(plain).unwrap();
-    for outcome in writer.commit(&info(label, kind)) {
+    for outcome in writer.commit_backup(&info(label, kind)) {
         outcome.result.unwrap();
     }
 }

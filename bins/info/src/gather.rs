@@ -7,6 +7,7 @@ use common::error::{Result, chain};
 use common::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
 use common::repository::backup::BackupInfo;
 use common::repository::catalog::{self, Catalog};
+use common::repository::dumps;
 use common::repository::events::{self, KnownSystem};
 use common::repository::manifest::Node;
 use common::repository::pins::Pins;
@@ -15,8 +16,8 @@ use common::repository::wal::{self, Histories, WalList};
 use common::repository::{Repository, reader};
 
 use crate::report::{
-    BackupReport, Blocks, DamagedFile, Report, RepositoryReport, SystemReport, Unreadable, UnreadableHistory,
-    Unrecoverable, WalRange, WindowReport,
+    BackupReport, Blocks, DamagedFile, DumpReport, Report, RepositoryReport, SystemReport, Unreadable,
+    UnreadableHistory, Unrecoverable, WalRange, WindowReport,
 };
 use crate::unfinished::Running;
 
@@ -70,6 +71,7 @@ fn read(repository: &Repository, known_here: &Known<'_>) -> Result<RepositoryRep
             .iter()
             .map(|info| backup(repository, info, catalog.lacks(info)))
             .collect(),
+        dumps: logical(repository)?,
         unfinished: catalog
             .unfinished
             .iter()
@@ -85,6 +87,26 @@ fn read(repository: &Repository, known_here: &Known<'_>) -> Result<RepositoryRep
             .collect(),
         systems,
     })
+}
+
+fn logical(repository: &Repository) -> Result<Vec<DumpReport>> {
+    let mut reports = Vec::new();
+    for dump in dumps::list(repository)? {
+        let Some(scope) = dump.scope else { continue };
+        let info = dumps::read(repository, dump.name.parse()?)?;
+        reports.push(DumpReport {
+            label: dump.name,
+            scope: scope.to_string(),
+            started: info.started,
+            duration_seconds: info.finished.since(info.started).as_secs_f64(),
+            databases: info.databases,
+            tables: info.tables,
+            size_bytes: info.size,
+            stored_bytes: info.stored,
+            server_version: info.server_version,
+        });
+    }
+    Ok(reports)
 }
 
 fn backup(repository: &Repository, info: &BackupInfo, lacks: Option<common::repository::Label>) -> BackupReport {

@@ -45,12 +45,37 @@ pub struct RepositoryReport {
     pub encrypted: Option<bool>,
     /// Committed backups, oldest first.
     pub backups: Vec<BackupReport>,
+    /// Logical dumps, oldest first.
+    pub dumps: Vec<DumpReport>,
     /// Labels without `backup.json`.
     pub unfinished: Vec<Unfinished>,
     /// Backups whose `backup.json` cannot be used.
     pub unreadable: Vec<Unreadable>,
     /// WAL and what it makes recoverable, for each system identifier.
     pub systems: Vec<SystemReport>,
+}
+
+/// One logical dump. What is in it only its contents say, which may be encrypted: `pgkeep-dump-restore LABEL --list`.
+#[derive(Debug, Serialize)]
+pub struct DumpReport {
+    /// Its name.
+    pub label: String,
+    /// `databases`, `tenant`, `tables` or `globals`.
+    pub scope: String,
+    /// When the job started.
+    pub started: UtcTime,
+    /// From start to the last object, in seconds.
+    pub duration_seconds: f64,
+    /// Number of databases.
+    pub databases: u64,
+    /// Number of tables whose rows are in it.
+    pub tables: u64,
+    /// Bytes before compression.
+    pub size_bytes: u64,
+    /// Stored size, in bytes.
+    pub stored_bytes: u64,
+    /// The server's version.
+    pub server_version: String,
 }
 
 /// A backup that was begun.

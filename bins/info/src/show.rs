@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use common::units::{ByteSize, counted, display_seconds};
 
-use crate::report::{BackupReport, Blocks, Report, RepositoryReport, SystemReport, Unfinished};
+use crate::report::{BackupReport, Blocks, DumpReport, Report, RepositoryReport, SystemReport, Unfinished};
 
 /// The report as text, ended by a newline.
 pub fn text(report: &Report) -> String {
@@ -50,6 +50,7 @@ fn push_repository(out: &mut String, repository: &RepositoryReport) {
     for backup in &repository.backups {
         push_damage(out, backup);
     }
+    push_dumps(out, &repository.dumps);
     for unfinished in &repository.unfinished {
         let Unfinished {
             label,
@@ -109,6 +110,36 @@ fn push_backups(out: &mut String, backups: &[BackupReport]) {
                     .as_ref()
                     .map(|note| format!("  ({note})"))
                     .unwrap_or_default(),
+            ),
+        );
+    }
+}
+
+fn push_dumps(out: &mut String, dumps: &[DumpReport]) {
+    if dumps.is_empty() {
+        return;
+    }
+    line(
+        out,
+        format_args!(
+            "  {:<28} {:<9} {:<20} {:>8} {:>10} {:>10}  what",
+            "dump", "scope", "taken", "took", "size", "stored"
+        ),
+    );
+    for dump in dumps {
+        let took = std::time::Duration::try_from_secs_f64(dump.duration_seconds).unwrap_or_default();
+        line(
+            out,
+            format_args!(
+                "  {:<28} {:<9} {:<20} {:>8} {:>10} {:>10}  {}, {}",
+                dump.label,
+                dump.scope,
+                dump.started.whole_seconds().to_string(),
+                display_seconds(took),
+                ByteSize(dump.size_bytes).to_string(),
+                ByteSize(dump.stored_bytes).to_string(),
+                counted(dump.databases, "database"),
+                counted(dump.tables, "table"),
             ),
         );
     }

@@ -1,11 +1,9 @@
-//! What interrupted backups left behind, and dumps: which of it goes.
+//! What interrupted backups left behind: which of it goes.
 
 use std::fmt;
 use std::time::Duration;
 
-use common::config::Keep;
 use common::repository::Label;
-use common::repository::dumps::Dump;
 use common::time::UtcTime;
 use common::units::display_duration;
 
@@ -79,26 +77,6 @@ pub fn judge(left: &Left, used_by: Option<Label>, now: UtcTime, after: Duration)
     used_by.map(Why::LentTo).or_else(|| of_itself(left, now, after))
 }
 
-/// Why each dump stays, in words; `None`: it goes. They come oldest first.
-pub fn judge_dumps(rule: Option<Keep>, dumps: &[Dump], now: UtcTime, after: Duration) -> Vec<Option<String>> {
-    let complete: Vec<&Dump> = dumps.iter().filter(|dump| dump.complete).collect();
-    let rank = |dump: &Dump| complete.iter().rev().position(|other| *other == dump);
-    let why = |dump: &Dump| {
-        let age = now.since(dump.started);
-        if !dump.complete {
-            return (age < after).then(|| "it may be running".to_owned());
-        }
-        let rank = rank(dump).unwrap_or_default();
-        match rule {
-            None => Some("there is no rule for dumps".to_owned()),
-            Some(_) if rank == 0 => Some("it is the newest dump".to_owned()),
-            Some(Keep::Count(count)) => (rank < count as usize).then(|| format!("dumps = {count}")),
-            Some(Keep::Age(limit)) => (age <= limit).then(|| format!("dumps = \"{}\"", display_duration(limit))),
-        }
-    };
-    dumps.iter().map(why).collect()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -143,35 +121,5 @@ mod tests {
             ..left(Some(0), false)
         };
         assert!(!goes(&future, None));
-    }
-
-    #[test]
-    fn dumps_stay_by_count_or_age_and_the_newest_always() {
-        let dump = |hours: u64, complete| Dump {
-            name: format!("{hours}"),
-            started: ago(hours),
-            complete,
-        };
-        let dumps = [
-            dump(900, true),
-            dump(500, true),
-            dump(300, false),
-            dump(100, true),
-            dump(50, true),
-            dump(1, false),
-        ];
-        let stays = |rule| -> Vec<bool> {
-            let after = Duration::from_secs(24 * HOUR);
-            judge_dumps(rule, &dumps, now(), after)
-                .iter()
-                .map(Option::is_some)
-                .collect()
-        };
-        assert_eq!(stays(None), [true, true, false, true, true, true]);
-        assert_eq!(stays(Some(Keep::Count(1))), [false, false, false, false, true, true]);
-        assert_eq!(stays(Some(Keep::Count(3))), [false, true, false, true, true, true]);
-        let age = |hours: u64| Some(Keep::Age(Duration::from_secs(hours * HOUR)));
-        assert_eq!(stays(age(10)), [false, false, false, false, true, true]);
-        assert_eq!(stays(age(600)), [false, true, false, true, true, true]);
     }
 }

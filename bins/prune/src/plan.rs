@@ -12,7 +12,7 @@ use common::repository::wal::Range;
 use common::retention::wal::{self, Needed};
 use common::retention::{self, History, Verdict};
 
-use crate::garbage::{self, judge_dumps};
+use crate::garbage;
 use crate::survey::{Survey, SystemWal};
 
 /// The plan for one repository.
@@ -94,7 +94,7 @@ pub fn plan(policy: Option<&Retention>, survey: &Survey, garbage_after: Duration
         (left.label, left.bytes, why)
     };
     let rule = policy.and_then(|policy| policy.dumps);
-    let dumps = judge_dumps(rule, &survey.dumps, survey.now, garbage_after);
+    let dumps = retention::dumps::judge(rule, &survey.dumps, survey.now, garbage_after);
     Ok(Plan {
         left: survey.left.iter().map(left).collect(),
         backups: verdicts.into_iter().zip(survey.backups.iter().cloned()).collect(),

@@ -16,8 +16,7 @@ use std::time::{Duration, Instant};
 use common::config::RestoreTest;
 use common::error::{Context, Error, Kind, Result};
 use common::interrupt;
-use common::postgres::{ConnectionSettings, ControlFile, Major, Session};
-use common::process;
+use common::postgres::{ConnectionSettings, ControlFile, Major, Programs, Session};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -39,72 +38,6 @@ pub struct ScratchServer {
     log: PathBuf,
     sockets: tempfile::TempDir,
     user: String,
-}
-
-/// PostgreSQL's programs of the version that is needed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Programs {
-    directory: PathBuf,
-}
-
-impl Programs {
-    /// Where they are: as configured, else where packages of Debian and of PGDG for RPM systems put them.
-    ///
-    /// # Errors
-    /// `Config` if there is no such server.
-    pub fn find(settings: &RestoreTest, major: Major) -> Result<Self> {
-        let number = major.number().to_string();
-        let places = match &settings.bin_directory {
-            Some(directory) => vec![directory.replace("{major}", &number)],
-            None => vec![
-                format!("/usr/lib/postgresql/{number}/bin"),
-                format!("/usr/pgsql-{number}/bin"),
-            ],
-        };
-        let found = places
-            .iter()
-            .map(PathBuf::from)
-            .find(|place| place.join("postgres").is_file());
-        found.map(|directory| Self { directory }).ok_or_else(|| {
-            let message = format!(
-                "PostgreSQL {number}, which the backup needs, is not in {}",
-                places.join(" or ")
-            );
-            Error::new(Kind::Config, message).hint(format!(
-                "install postgresql-{number} on this host, or set bin_directory in the cluster's restore_test table"
-            ))
-        })
-    }
-
-    /// One of them.
-    pub fn program(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
-    }
-
-    /// Fails where one of them is missing.
-    ///
-    /// # Errors
-    /// `Config`.
-    pub fn require(&self, name: &str) -> Result<()> {
-        let path = self.program(name);
-        match path.is_file() {
-            true => Ok(()),
-            false => Err(Error::new(Kind::Config, format!("{} is not there", path.display()))
-                .hint("the level deep needs it: it comes with the server's package; or choose --level standard")),
-        }
-    }
-
-    /// What `postgres --version` says, such as `postgres (PostgreSQL) 15.18`.
-    ///
-    /// # Errors
-    /// `Failed` if it does not run.
-    pub fn version(&self) -> Result<String> {
-        let mut command = Command::new(self.program("postgres"));
-        command.arg("--version");
-        let output = process::run(command, Duration::from_secs(30))?;
-        process::expect_success("postgres --version", &output)?;
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    }
 }
 
 /// What keeps the server apart, and what it needs to replay; on the command line, so that nothing that was restored comes after it.

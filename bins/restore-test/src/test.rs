@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::config::{Cluster, Config, RestoreTest};
 use common::error::{Error, Kind, Result, chain_with_hint};
 use common::interrupt;
-use common::postgres::{ControlFile, Major};
+use common::postgres::{ControlFile, Major, Programs};
 use common::process;
 use common::repository::backup::{self, BackupInfo};
 use common::repository::evidence::{Level, Report};
@@ -22,7 +22,7 @@ use crate::moment;
 use crate::questions::{self, Problem};
 use crate::restoring::{Plan, Restorer, Wanted};
 use crate::scratch::{self, Scratch};
-use crate::server::{Programs, ScratchServer};
+use crate::server::ScratchServer;
 
 /// What a test is made of.
 pub struct Test<'a> {
@@ -115,12 +115,17 @@ impl Test<'_> {
         let info = self.info(&plan).map_err(at("restore"))?;
         // Before hours of copying.
         let programs = Major::try_from(info.major)
-            .and_then(|major| Programs::find(self.settings(), major))
+            .and_then(|major| Programs::of_server(self.settings().bin_directory.as_deref(), major))
             .map_err(at("restore"))?;
         if self.level() == Level::Deep && info.data_checksums {
-            programs.require("pg_checksums").map_err(at("restore"))?;
+            programs
+                .require(
+                    "pg_checksums",
+                    "the level deep needs it: it comes with the server's package; or choose --level standard",
+                )
+                .map_err(at("restore"))?;
         }
-        progress.tested_version = Some(programs.version().map_err(at("restore"))?);
+        progress.tested_version = Some(programs.version("postgres").map_err(at("restore"))?);
 
         let begun = Instant::now();
         let tablespaces: Vec<_> = info

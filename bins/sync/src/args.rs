@@ -9,7 +9,7 @@ use common::exit;
 /// Bring a repository level with another
 ///
 /// Copies what one repository has and the other lacks: events, WAL with its maps, backups with everything they lean on, each
-/// verified on the way, a backup's backup.json last. Nothing is deleted and nothing replaced; damage is not spread. An interrupted run
+/// verified on the way, a backup's backup.json last; and dumps. Nothing is deleted and nothing replaced; damage is not spread. An interrupted run
 /// goes on where it stopped. Where both are encrypted to the same recipients nothing is decrypted.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-sync", version, after_help = after_help(&EXAMPLES, &exit::WORK))]

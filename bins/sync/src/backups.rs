@@ -1,20 +1,20 @@
 //! Which backups go over, and how one does: everything it names first, `backup.json` last.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::config::Retention;
-use common::error::{Context, Error, Kind, Result};
-use common::repository::backup::{self, BackupInfo, Intent, ObjectRecord};
+use common::error::{Kind, Result};
+use common::repository::backup::{self, BackupInfo, Intent};
 use common::repository::catalog::Catalog;
+use common::repository::writer::Folder;
 use common::repository::{FORMAT, Label, Repository};
 use common::retention::wal::Needed;
 use common::retention::{self, History, Verdict};
 use common::time::UtcTime;
 
-use crate::copy::{Route, look_at};
+use crate::copy::Route;
+use crate::objects;
 use crate::sync::How;
 use crate::tally::Target;
 
@@ -135,42 +135,7 @@ pub fn copy(route: &Route<'_>, info: &BackupInfo, how: &How<'_>, tally: &Target)
         return Ok(());
     }
     announce(route, info)?;
-    let records = Mutex::new(vec![None; info.objects.len()]);
-    let failed: Mutex<Option<Error>> = Mutex::new(None);
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while failed.lock().is_ok_and(|failed| failed.is_none()) {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(object) = info.objects.get(at) else { return };
-            match copy_object(route, info.label, object, tally) {
-                Ok(record) => {
-                    if let Ok(mut records) = records.lock()
-                        && let Some(place) = records.get_mut(at)
-                    {
-                        *place = Some(record);
-                    }
-                }
-                Err(error) => {
-                    if let Ok(mut failed) = failed.lock() {
-                        failed.get_or_insert(error);
-                    }
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..how.jobs.min(info.objects.len()) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    if let Some(error) = failed.into_inner().unwrap_or_default() {
-        return Err(error);
-    }
-    let objects: Option<Vec<ObjectRecord>> = records.into_inner().unwrap_or_default().into_iter().collect();
-    let Some(objects) = objects else {
-        return Err(Error::new(Kind::Failed, "a worker ended without its object"));
-    };
+    let objects = objects::copy(route, Folder::Backup(info.label), &info.objects, how.jobs, tally)?;
     let copied = BackupInfo {
         stored: objects.iter().map(|object| object.size).sum(),
         objects,
@@ -197,46 +162,6 @@ fn announce(route: &Route<'_>, info: &BackupInfo) -> Result<()> {
         Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
         outcome => outcome,
     }
-}
-
-/// Copies one object, or finds it copied, and returns what the target's `backup.json` says of it.
-fn copy_object(route: &Route<'_>, label: Label, object: &ObjectRecord, tally: &Target) -> Result<ObjectRecord> {
-    let is_metadata = !object.key.contains(".tar.");
-    let name = object.key.strip_suffix(".age").unwrap_or(&object.key);
-    let name = format!("{name}{}", route.target.suffix()?);
-    let from = route.source.keys().of_backup(label, &object.key)?;
-    let to = route.target.keys().of_backup(label, &name)?;
-    let place = || route.target.store.describe(Some(&to));
-    let stored = match route.target.store.stat(&to)? {
-        // Objects appear whole; of the same bytes the size says enough.
-        Some(there) if !route.reseals(is_metadata) && there.size == object.size => {
-            return Ok(object.clone());
-        }
-        Some(_) if route.reseals(is_metadata) => look_at(route.target, &to)?,
-        Some(there) => {
-            let message = format!(
-                "{} has {} bytes, and {} were to be copied",
-                place(),
-                there.size,
-                object.size
-            );
-            return Err(Error::new(Kind::Refused, message)
-                .hint("another program wrote under this label; remove the label's directory in the target if it has no backup.json"));
-        }
-        None => {
-            let stored = route
-                .digested(&from, &to, is_metadata, object.sha256)
-                .context(|| format!("copy {}", object.key))?;
-            tally.add(|copied| copied.bytes += stored.size);
-            stored
-        }
-    };
-    Ok(ObjectRecord {
-        key: name,
-        size: stored.size,
-        sha256: stored.sha256,
-        plain: object.plain,
-    })
 }
 
 #[cfg(test)]

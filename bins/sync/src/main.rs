@@ -3,7 +3,9 @@
 mod args;
 mod backups;
 mod copy;
+mod dumps;
 mod events;
+mod objects;
 mod sync;
 mod tally;
 mod wal;

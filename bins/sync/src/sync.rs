@@ -1,4 +1,4 @@
-//! The steps, in the order in which nothing ever points at what is not there: events, backups whole and oldest first, WAL.
+//! The steps, in the order in which nothing ever points at what is not there: events, WAL, backups whole and oldest first, dumps.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use common::time::UtcTime;
 
 use crate::copy::Route;
 use crate::tally::{Tally, Target};
-use crate::{backups, events, wal};
+use crate::{backups, dumps, events, wal};
 
 /// What the user asked for.
 pub struct How<'a> {
@@ -86,5 +86,5 @@ fn level(source: &Repository, target: &Repository, how: &How<'_>, tally: &Target
             )),
         }
     }
-    Ok(())
+    dumps::copy(&route, policy, how, tally)
 }

@@ -17,6 +17,8 @@ pub struct Copied {
     pub wal: u64,
     /// Backups.
     pub backups: u64,
+    /// Dumps.
+    pub dumps: u64,
     /// Stored bytes of all that.
     pub bytes: u64,
 }
@@ -88,8 +90,9 @@ impl Tally {
             let verb = if dry_run { "would copy" } else { "copied" };
             let _ = write!(
                 text,
-                "repository \"{name}\": {verb} {}, {}, {}",
+                "repository \"{name}\": {verb} {}, {}, {}, {}",
                 counted(copied.backups, "backup"),
+                counted(copied.dumps, "dump"),
                 counted(copied.wal, "WAL file"),
                 counted(copied.events, "event"),
             );
@@ -123,6 +126,7 @@ impl Tally {
             .field("size_bytes", sum(|copied| copied.bytes))
             .field("wal_files", sum(|copied| copied.wal))
             .field("backups", sum(|copied| copied.backups))
+            .field("dumps", sum(|copied| copied.dumps))
     }
 }
 
@@ -154,7 +158,7 @@ mod tests {
         let text = tally(&[Kind::Corrupt]).text(false);
         assert_eq!(
             text,
-            "repository \"b\": copied 0 backups, 0 WAL files, 0 events, 0 B; 1 item failed\n"
+            "repository \"b\": copied 0 backups, 0 dumps, 0 WAL files, 0 events, 0 B; 1 item failed\n"
         );
     }
 }

@@ -3,13 +3,14 @@
 use clap::Parser;
 use common::config::cli::{Common, Format, HasCommon, Repositories, after_help, parse_jobs};
 use common::exit;
-use common::repository::Label;
+use common::repository::{DumpLabel, Label};
 
 /// Check what is stored: present, whole, unbroken; mend it from another repository
 ///
 /// Looks whether every object of every backup is there with its size, with all that the backup leans on; whether the WAL from each backup's
-/// start to its stop is there, and beyond it without gaps; and whether each WAL file is as long as it says. With --read-data it also
-/// reads what is stored and compares digests, decrypts and decompresses where the key is at hand. Names everything that is wrong, and
+/// start to its stop is there, and beyond it without gaps; whether each WAL file is as long as it says; and whether every object of every
+/// dump is there. With --read-data it also
+/// reads what is stored and compares digests, decrypts and decompresses where the key is at hand, dumps to their end. Names everything that is wrong, and
 /// says what can still be restored. Needs neither the server nor, for most of it, a key.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-verify", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
@@ -17,6 +18,10 @@ pub struct Args {
     /// Check this backup only, and what it needs
     #[arg(long, value_name = "LABEL")]
     pub backup: Option<Label>,
+
+    /// Check this dump only
+    #[arg(long, value_name = "LABEL", conflicts_with = "backup")]
+    pub dump: Option<DumpLabel>,
 
     /// Read the data as well; with a percentage another share of it in each run, so that everything is read over some runs
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, default_missing_value = "100", require_equals = true,

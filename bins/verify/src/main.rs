@@ -2,6 +2,7 @@
 
 mod args;
 mod backups;
+mod dumps;
 mod finding;
 mod mend;
 mod result;
@@ -72,12 +73,13 @@ fn run(args: &Args, config: &Config, cluster: &Cluster, host: &str) -> Result<En
         let turn = turns.next();
         let wanted = Wanted {
             backup: args.backup,
+            dump: args.dump,
             share: args.read_data.map(|percent| Share::new(percent, turn)),
             jobs: args.jobs.unwrap_or(config.jobs),
             cache: &state.join("catalog"),
         };
         let verified = verify(repository, &wanted)?;
-        if args.read_data.is_some() && args.backup.is_none() {
+        if args.read_data.is_some() && args.backup.is_none() && args.dump.is_none() {
             turns.taken(turn);
         }
         let mut mended = Vec::new();

@@ -6,10 +6,11 @@ use common::codec::{CompressedStream, ContentKind, compress_once};
 use common::digest::{Sha256, Sha256Digest};
 use common::error::{Error, Kind, Result};
 use common::postgres::{SystemId, WalName};
-use common::repository::backup::{self, BackupInfo};
+use common::repository::backup::{self, ObjectRecord};
+use common::repository::dumps;
 use common::repository::events::{self, What};
 use common::repository::wal::{self, mapped_name, stored_name};
-use common::repository::{Label, Nonce, Repository};
+use common::repository::{Nonce, Repository};
 use common::storage::Key;
 use common::time::UtcTime;
 
@@ -35,7 +36,14 @@ impl Mending<'_> {
         let parts: Vec<&str> = text.split('/').collect();
         match parts.as_slice() {
             [_, "wal", system, _, name] => self.wal(key, system, name),
-            [_, "backup", label, rest @ ..] => self.of_backup(key, label, &rest.join("/")),
+            [_, "backup", label, rest @ ..] => {
+                let info = backup::read(self.target, label.parse()?)?;
+                self.exact(key, record(&info.objects, &rest.join("/"))?)
+            }
+            [_, "dump", label, rest @ ..] => {
+                let info = dumps::read(self.target, label.parse()?)?;
+                self.exact(key, record(&info.objects, &rest.join("/"))?)
+            }
             _ => Err(Error::new(Kind::Refused, "this kind of object cannot be mended")),
         }
     }
@@ -68,19 +76,14 @@ impl Mending<'_> {
         compress_once(&plain[..], plain.len() as u64, ContentKind::Wal, self.level).map(|(stream, _)| stream)
     }
 
-    /// An object of a backup has to be the very bytes that `backup.json` names.
-    fn of_backup(&self, key: &Key, label: &str, name: &str) -> Result<String> {
-        let label: Label = label.parse()?;
-        let info = backup::read(self.target, label)?;
-        let wanted = record(&info, name)?;
-        let bytes = self
-            .source
-            .store
-            .open(&self.source.keys().of_backup(label, name)?, 0, None);
+    /// An object of a backup or a dump has to be the very bytes that its document names; both repositories have the same cluster, so the
+    /// same key.
+    fn exact(&self, key: &Key, wanted: Sha256Digest) -> Result<String> {
+        let bytes = self.source.store.open(key, 0, None);
         let cannot = |why: String| {
             Error::new(Kind::Refused, why).hint(
-                "the two repositories hold different bytes of it: move the label's directory away and let pgkeep-sync copy the \
-                 whole backup",
+                "the two repositories hold different bytes of it: move the label's directory away and let pgkeep-sync copy \
+                 all of it",
             )
         };
         let source = bytes.map_err(|error| cannot("it cannot be read there".to_owned()).because(error))?;
@@ -92,10 +95,7 @@ impl Mending<'_> {
             )));
         }
         let moved = self.aside(key)?;
-        let mut source = self
-            .source
-            .store
-            .open(&self.source.keys().of_backup(label, name)?, 0, None)?;
+        let mut source = self.source.store.open(key, 0, None)?;
         let mut upload = self.target.store.create(key)?;
         std::io::copy(&mut source, &mut upload).map_err(|error| Error::io(error, "copy it"))?;
         upload.flush().map_err(|error| Error::io(error, "copy it"))?;
@@ -133,9 +133,9 @@ impl Mending<'_> {
     }
 }
 
-fn record(info: &BackupInfo, name: &str) -> Result<Sha256Digest> {
-    let record = info.objects.iter().find(|object| object.key == name);
-    let missing = || Error::new(Kind::Refused, format!("backup {} does not list {name}", info.label));
+fn record(objects: &[ObjectRecord], name: &str) -> Result<Sha256Digest> {
+    let record = objects.iter().find(|object| object.key == name);
+    let missing = || Error::new(Kind::Refused, format!("its document does not list {name}"));
     record.map(|record| record.sha256).ok_or_else(missing)
 }
 

@@ -45,6 +45,7 @@ struct InRepository<'a> {
     mended: &'a [Mended],
     backups: Vec<Backup>,
     wal_segments: u64,
+    dumps: u64,
 }
 
 #[derive(Serialize)]
@@ -109,12 +110,12 @@ impl Ended {
                 let word = if one.mended { "MENDED" } else { "NOT MENDED" };
                 let _ = writeln!(text, "{word}  {}: {}", one.object, one.how);
             }
-            let (backups, segments) = verified.looked_at;
+            let (backups, segments, dumps) = verified.looked_at;
             let usable = verified.backups.iter().filter(|backup| backup.is_usable()).count();
             let _ = match wrong(outcome) {
                 0 => writeln!(
                     text,
-                    "repository \"{name}\": whole: {backups} backups, {segments} WAL segments"
+                    "repository \"{name}\": whole: {backups} backups, {segments} WAL segments, {dumps} dumps"
                 ),
                 count => writeln!(
                     text,
@@ -155,6 +156,7 @@ impl Ended {
                 mended: done.map_or(&[], |(_, mended)| mended),
                 backups: done.map(|(verified, _)| backups(verified)).unwrap_or_default(),
                 wal_segments: done.map_or(0, |(verified, _)| verified.looked_at.1),
+                dumps: done.map_or(0, |(verified, _)| verified.looked_at.2),
             });
         }
         let document = Document {

@@ -8,10 +8,11 @@ use common::postgres::{SegmentSize, SystemId, TimelineHistory, TimelineId};
 use common::repository::backup::BackupInfo;
 use common::repository::reach::{self, Wal};
 use common::repository::wal::{self, WalList};
-use common::repository::{Label, Repository, catalog, events};
+use common::repository::{DumpLabel, Label, Repository, catalog, events};
 use common::storage::Key;
 
 use crate::backups::Backups;
+use crate::dumps::Dumps;
 use crate::finding::{Finding, Findings, Weight, What};
 use crate::share::Share;
 use crate::wal::{Check, without};
@@ -20,6 +21,8 @@ use crate::wal::{Check, without};
 pub struct Wanted<'a> {
     /// This backup only.
     pub backup: Option<Label>,
+    /// This dump only.
+    pub dump: Option<DumpLabel>,
     /// What of the data is read.
     pub share: Option<Share>,
     /// How many files are looked at together.
@@ -56,8 +59,8 @@ pub struct Verified {
     pub bad: Vec<Key>,
     /// Backups, oldest first.
     pub backups: Vec<Restorable>,
-    /// Backups and WAL segments that were looked at.
-    pub looked_at: (u64, u64),
+    /// Backups, WAL segments and dumps that were looked at.
+    pub looked_at: (u64, u64, u64),
 }
 
 struct System {
@@ -72,6 +75,21 @@ struct System {
 /// What keeps it from being looked at; damage is no error.
 pub fn verify(repository: &Repository, wanted: &Wanted<'_>) -> Result<Verified> {
     let findings = Findings::default();
+    let dumps = Dumps {
+        repository,
+        findings: &findings,
+        share: wanted.share,
+    };
+    if wanted.dump.is_some() {
+        let count = dumps.check(wanted.dump)?;
+        let (findings, bad) = findings.finish();
+        return Ok(Verified {
+            looked_at: (0, 0, count),
+            findings,
+            bad,
+            backups: Vec::new(),
+        });
+    }
     remembered(repository, wanted.cache, &findings)?;
     overlaid(repository, &findings)?;
     let catalog = catalog::read(repository, None)?;
@@ -112,9 +130,13 @@ pub fn verify(repository: &Repository, wanted: &Wanted<'_>) -> Result<Verified> 
         });
     }
     broken_chains(&catalog.backups, &mut backups);
+    let count = match wanted.backup {
+        Some(_) => 0,
+        None => dumps.check(None)?,
+    };
     let (findings, bad) = findings.finish();
     Ok(Verified {
-        looked_at: (backups.len() as u64, segments),
+        looked_at: (backups.len() as u64, segments, count),
         findings,
         bad,
         backups,

@@ -28,6 +28,12 @@ mod check_age;
 #[path = "../../../bins/check-archive/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod check_archive;
+#[path = "../../../bins/dump/src/args.rs"]
+#[allow(dead_code, missing_docs)]
+mod dump;
+#[path = "../../../bins/dump-restore/src/args.rs"]
+#[allow(dead_code, missing_docs)]
+mod dump_restore;
 #[path = "../../../bins/info/src/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod info;
@@ -78,6 +84,8 @@ fn commands() -> Vec<Command> {
         archive_get::Args::command(),
         archive_push::Args::command(),
         base_backup::Args::command(),
+        dump::Args::command(),
+        dump_restore::Args::command(),
         info::Args::command(),
         init::Args::command(),
         prune::Args::command(),

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::RestoreTest;
 use super::TOP_KEYS;
 use super::reader::{Environment, Table, absolute};
+use super::{DumpSettings, RestoreTest};
 use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::ConnectionSettings;
 use crate::postgres::settings::DEFAULT_PORT;
@@ -57,6 +57,8 @@ pub struct Cluster {
     pub wal_drop_limit: ByteSize,
     /// How backups are tried out.
     pub restore_test: RestoreTest,
+    /// How it is dumped.
+    pub dump: DumpSettings,
 }
 
 /// `objectives = { rpo, rto }`.
@@ -172,6 +174,10 @@ impl Cluster {
             wal_drop_limit: table.parsed("wal_drop_limit", |text| text.parse())?.unwrap_or_default(),
             restore_test: (table.table("restore_test")?)
                 .map(RestoreTest::read)
+                .transpose()?
+                .unwrap_or_default(),
+            dump: (table.table("dump")?)
+                .map(DumpSettings::read)
                 .transpose()?
                 .unwrap_or_default(),
         };

@@ -19,6 +19,7 @@ use crate::units::{ByteSize, parse_duration};
 pub mod access;
 pub mod cli;
 mod cluster;
+mod dump;
 mod expand;
 mod location;
 mod notify;
@@ -28,6 +29,7 @@ mod restore_test;
 mod retention;
 
 pub use cluster::{Cluster, Objectives, SSL_MODES};
+pub use dump::DumpSettings;
 pub use location::Location;
 pub use notify::{Channel, Notify, Secret, SmtpTls, Topic};
 pub use reader::Environment;

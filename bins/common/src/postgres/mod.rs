@@ -4,6 +4,7 @@
 //! name the PostgreSQL source file they come from, and `tests/fixtures` keeps bytes of real servers that
 //! prove them. What is done with the results (storing, waiting, deciding) is left to the layers above.
 
+pub mod archive;
 pub mod control;
 pub mod datadir;
 pub mod header;
@@ -13,6 +14,7 @@ pub mod lsn;
 pub mod manifest;
 pub mod names;
 pub mod page;
+pub mod programs;
 pub mod recovery;
 pub mod relation;
 pub mod session;
@@ -31,6 +33,7 @@ pub use lsn::{Lsn, SegmentNumber, SegmentSize, SystemId, TimelineId};
 pub use manifest::{ManifestWriter, WalRange};
 pub use names::{SegmentName, WalName};
 pub use page::{PageDamage, PageState};
+pub use programs::Programs;
 pub use recovery::{RecoverySettings, Target, TargetAction, TargetTimeline};
 pub use relation::{Fork, RelationFile};
 pub use session::{Session, StartPoint, StopPoint};

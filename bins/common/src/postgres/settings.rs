@@ -35,6 +35,20 @@ pub enum SslMode {
     VerifyFull,
 }
 
+impl SslMode {
+    /// As libpq spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Allow => "allow",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+}
+
 impl FromStr for SslMode {
     type Err = Error;
 
@@ -51,6 +65,29 @@ impl FromStr for SslMode {
                     .hint("disable, allow, prefer, require, verify-ca or verify-full"));
             }
         })
+    }
+}
+
+impl ConnectionSettings {
+    /// The server and a database as libpq's environment, for a program of PostgreSQL's: so nothing of it is in the list of processes.
+    pub fn reach(&self, command: &mut std::process::Command, database: &str) {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let values = [
+            ("PGHOST", self.host.clone()),
+            ("PGPORT", self.port.map(|port| port.to_string())),
+            ("PGUSER", self.user.clone()),
+            ("PGPASSWORD", self.password.clone()),
+            ("PGPASSFILE", path(&self.passfile)),
+            ("PGSSLMODE", self.sslmode.map(|mode| mode.name().to_owned())),
+            ("PGSSLROOTCERT", path(&self.sslrootcert)),
+            ("PGOPTIONS", self.options.clone()),
+            ("PGDATABASE", Some(database.to_owned())),
+        ];
+        for (name, value) in values {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
     }
 }
 

@@ -180,6 +180,62 @@ impl<'de> Deserialize<'de> for Label {
     }
 }
 
+/// A logical dump's name: start time, `dump`, nonce. Sorts by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DumpLabel {
+    started: UtcTime,
+    nonce: Nonce,
+}
+
+impl DumpLabel {
+    /// Names a dump that starts now.
+    pub fn new(started: UtcTime, nonce: Nonce) -> Self {
+        Self {
+            started: started.whole_seconds(),
+            nonce,
+        }
+    }
+
+    /// The job's start by its host's clock, in whole seconds.
+    pub fn started(&self) -> UtcTime {
+        self.started
+    }
+}
+
+impl FromStr for DumpLabel {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || {
+            Error::new(Kind::Refused, format!("\"{text}\" is not a dump's label"))
+                .hint("labels look like 20261120T020000Z-dump-3f9a1c; pgkeep-info lists them")
+        };
+        let (time, nonce) = text.split_once("-dump-").ok_or_else(wrong)?;
+        let started = UtcTime::parse_compact(time).map_err(|_| wrong())?;
+        let nonce = Nonce::parse(nonce).ok_or_else(wrong)?;
+        Ok(Self { started, nonce })
+    }
+}
+
+impl fmt::Display for DumpLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-dump-{}", self.started.compact(), self.nonce)
+    }
+}
+
+impl Serialize for DumpLabel {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DumpLabel {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// Makes the keys of one cluster.
 #[derive(Debug, Clone, Copy)]
 pub struct Keys<'a> {
@@ -294,6 +350,14 @@ impl Keys<'_> {
     /// As [`Keys::identity`].
     pub fn dumps(&self) -> Result<Key> {
         self.key("dump")
+    }
+
+    /// One object of a dump, `name` as in `dump.json`: `1.dump.zst.age`.
+    ///
+    /// # Errors
+    /// `Refused` if `name`, which may come from a repository, is no key.
+    pub fn of_dump(&self, label: DumpLabel, name: &str) -> Result<Key> {
+        self.key(&format!("dump/{label}/{name}"))
     }
 
     /// The folder of one backup.

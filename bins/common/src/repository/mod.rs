@@ -31,7 +31,7 @@ use crate::error::{Error, Kind, Result};
 use crate::storage::{Exclusive, Store};
 
 pub use identity::{Identity, writer as written_by};
-pub use keys::{BackupType, ClusterName, Label, Nonce};
+pub use keys::{BackupType, ClusterName, DumpLabel, Label, Nonce};
 
 /// The newest repository format this program writes and reads.
 pub const FORMAT: u32 = 1;

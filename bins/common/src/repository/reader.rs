@@ -4,13 +4,13 @@ use std::io::Read;
 use std::sync::Arc;
 
 use crate::codec::{SeekableFrames, SeekableReader};
-use crate::digest::Sha256;
+use crate::digest::{Sha256, Sha256Digest};
 use crate::error::{Error, Kind, Result};
 use crate::repository::backup::BackupInfo;
 use crate::repository::index::Index;
 use crate::repository::manifest::{ManifestReader, Source};
 use crate::repository::{Label, Repository, backup};
-use crate::storage::ObjectReader;
+use crate::storage::{Key, ObjectReader};
 
 /// A bundle, open for reading any of its bytes.
 pub type Bundle = SeekableFrames<SeekableReader<ObjectReader>>;
@@ -29,21 +29,29 @@ pub fn open_stream(repository: &Repository, info: &BackupInfo, name: &str) -> Re
         )
     })?;
     let key = repository.keys().of_backup(info.label, &full)?;
-    let place = repository.store.describe(Some(&key));
+    open_object(repository, &key, record.size)
+}
+
+/// Opens the decrypted compressed stream of an object that must have this size in bytes.
+///
+/// # Errors
+/// As [`open_stream`].
+pub fn open_object(repository: &Repository, key: &Key, size: u64) -> Result<SeekableReader<ObjectReader>> {
+    let place = repository.store.describe(Some(key));
     let stat = repository
         .store
-        .stat(&key)?
+        .stat(key)?
         .ok_or_else(|| Error::new(Kind::NotFound, format!("{place} is missing")))?;
-    if stat.size != record.size {
+    if stat.size != size {
         return Err(Error::new(
             Kind::Corrupt,
-            format!("{place} has {} bytes, and backup.json says {}", stat.size, record.size),
+            format!("{place} has {} bytes, and {size} were stored", stat.size),
         ));
     }
-    let reader = ObjectReader::new(Arc::clone(&repository.store), key, record.size);
+    let reader = ObjectReader::new(Arc::clone(&repository.store), key.clone(), size);
     repository
         .opening
-        .open_seekable(reader, !suffix.is_empty())
+        .open_seekable(reader, !repository.suffix()?.is_empty())
         .map_err(|error| error.context(format!("open {place}")))
 }
 
@@ -55,12 +63,20 @@ pub fn open_stream(repository: &Repository, info: &BackupInfo, name: &str) -> Re
 pub fn check_object(repository: &Repository, info: &BackupInfo, name: &str) -> Result<()> {
     let full = format!("{name}{}", repository.suffix()?);
     let key = repository.keys().of_backup(info.label, &full)?;
-    let place = repository.store.describe(Some(&key));
     let Some(record) = info.objects.iter().find(|object| object.key == full) else {
         let message = format!("backup {} does not list its object {full}", info.label);
         return Err(Error::new(Kind::Corrupt, message));
     };
-    let mut stream = repository.store.open(&key, 0, None)?;
+    check_digest(repository, &key, record.sha256)
+}
+
+/// Checks all stored bytes of an object against their digest.
+///
+/// # Errors
+/// `Corrupt` if they are others; else what the store says.
+pub fn check_digest(repository: &Repository, key: &Key, wanted: Sha256Digest) -> Result<()> {
+    let place = repository.store.describe(Some(key));
+    let mut stream = repository.store.open(key, 0, None)?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -73,10 +89,10 @@ pub fn check_object(repository: &Repository, info: &BackupInfo, name: &str) -> R
         digest.update(buffer.get(..got).unwrap_or_default());
     }
     let found = digest.finish();
-    if found == record.sha256 {
+    if found == wanted {
         return Ok(());
     }
-    let message = format!("{place} has SHA-256 {found}, and backup.json says {}", record.sha256);
+    let message = format!("{place} has SHA-256 {found}, and {wanted} was stored");
     Err(Error::new(Kind::Corrupt, message))
 }
 

@@ -1,7 +1,7 @@
-//! Writes one backup into several repositories in one pass: read once, compress once, encrypt and store for each.
+//! Writes one backup or dump into several repositories in one pass: read once, compress once, encrypt and store for each.
 //!
-//! Promises that a repository that fails does not hold up the others, and that `backup.json` is written only where every
-//! object has been stored. What is in the objects is for the caller.
+//! Promises that a repository that fails does not hold up the others, and that the document that makes it one is written only
+//! where every object has been stored. What is in the objects is for the caller.
 
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,16 +9,54 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::codec::{Fanout, SealedWriter};
 use crate::error::{Error, Kind, Result, chain};
 use crate::repository::backup::{BackupInfo, Intent, ObjectRecord};
-use crate::repository::{Label, Repository, backup};
-use crate::storage::Upload;
+use crate::repository::{DumpLabel, Label, Repository, backup, dumps};
+use crate::storage::{Key, Upload};
 
-/// A backup being written.
-pub struct BackupWriter<'a> {
-    label: Label,
+/// Where objects go, below a repository.
+#[derive(Debug, Clone, Copy)]
+pub enum Folder {
+    /// A physical backup's.
+    Backup(Label),
+    /// A logical dump's.
+    Dump(DumpLabel),
+}
+
+impl Folder {
+    /// The key of an object.
+    ///
+    /// # Errors
+    /// `Refused` if `name`, which may come from a repository, is no key.
+    pub fn key(self, repository: &Repository, name: &str) -> Result<Key> {
+        match self {
+            Self::Backup(label) => repository.keys().of_backup(label, name),
+            Self::Dump(label) => repository.keys().of_dump(label, name),
+        }
+    }
+
+    /// Whether an object says what is there, rather than being it: file lists, indexes, tables of contents.
+    pub fn is_metadata(self, name: &str) -> bool {
+        match self {
+            Self::Backup(_) => !name.contains(".tar."),
+            Self::Dump(_) => name.starts_with(dumps::CONTENTS),
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::Backup(_) => "backup",
+            Self::Dump(_) => "dump",
+        }
+    }
+}
+
+/// A backup or a dump being written.
+pub struct FolderWriter<'a> {
+    folder: Folder,
     targets: Vec<Target<'a>>,
 }
 
 struct Target<'a> {
+    folder: Folder,
     repository: &'a Repository,
     state: Mutex<State>,
 }
@@ -39,11 +77,11 @@ impl Target<'_> {
     }
 
     /// Whether every object noted so far still stands with its size.
-    fn look_again(&self, label: Label) -> Result<()> {
+    fn look_again(&self) -> Result<()> {
         let objects = self.state().objects.clone();
         let store = self.repository.store.as_ref();
         for object in &objects {
-            let key = self.repository.keys().of_backup(label, &object.key)?;
+            let key = self.folder.key(self.repository, &object.key)?;
             let place = || store.describe(Some(&key));
             match store
                 .stat(&key)
@@ -74,8 +112,9 @@ impl Target<'_> {
             };
             log::log!(
                 level,
-                "repository \"{}\" leaves this backup: {}{}",
+                "repository \"{}\" leaves this {}: {}{}",
                 self.repository.name,
+                self.folder.what(),
                 chain(&error),
                 error
                     .nearest_hint()
@@ -114,49 +153,48 @@ fn nobody_left<'t, 'r: 't>(targets: impl Iterator<Item = &'t Target<'r>>, messag
     }
 }
 
-/// What became of the backup in one repository.
-pub struct Outcome {
+/// What became of it in one repository.
+pub struct Outcome<T = BackupInfo> {
     /// The repository's name.
     pub repository: String,
     /// Whether the job fails with it.
     pub required: bool,
     /// The committed document, or why there is none.
-    pub result: Result<BackupInfo>,
+    pub result: Result<T>,
 }
 
-impl<'a> BackupWriter<'a> {
-    /// Announces the backup in every repository.
+impl<'a> FolderWriter<'a> {
+    /// Announces a backup in every repository.
     ///
     /// # Errors
     /// The kind of the first failure, if no repository could be written.
-    pub fn begin(repositories: &'a [Repository], intent: &Intent) -> Result<Self> {
-        Self::begin_where(repositories, intent, |_| Ok(()))
+    pub fn begin_backup(repositories: &'a [Repository], intent: &Intent) -> Result<Self> {
+        Self::begin(Folder::Backup(intent.label), repositories, |repository| {
+            backup::write_intent(repository, intent)
+        })
     }
 
-    /// Announces the backup in every repository that `accept` accepts; nothing is written into the others.
+    /// Begins in every repository that `announce` accepts; nothing is written into the others.
     ///
     /// # Errors
-    /// As [`BackupWriter::begin`].
-    pub fn begin_where(
+    /// As [`FolderWriter::begin_backup`].
+    pub fn begin(
+        folder: Folder,
         repositories: &'a [Repository],
-        intent: &Intent,
-        accept: impl Fn(&Repository) -> Result<()>,
+        announce: impl Fn(&Repository) -> Result<()>,
     ) -> Result<Self> {
         let target = |repository| Target {
+            folder,
             repository,
             state: Mutex::default(),
         };
         let writer = Self {
-            label: intent.label,
+            folder,
             targets: repositories.iter().map(target).collect(),
         };
         for target in &writer.targets {
-            let begun = target
-                .repository
-                .identity_for_writing()
-                .and_then(|_| accept(target.repository))
-                .and_then(|()| backup::write_intent(target.repository, intent));
-            if let Err(error) = begun {
+            let begun = target.repository.identity_for_writing();
+            if let Err(error) = begun.and_then(|_| announce(target.repository)) {
                 target.fail(error);
             }
         }
@@ -176,10 +214,8 @@ impl<'a> BackupWriter<'a> {
         if self.targets.iter().any(|target| target.failed_with().is_none()) {
             return Ok(());
         }
-        Err(nobody_left(
-            self.targets.iter(),
-            "no repository is left that can take this backup",
-        ))
+        let message = format!("no repository is left that can take this {}", self.folder.what());
+        Err(nobody_left(self.targets.iter(), &message))
     }
 
     /// Begins an object, `name` without `.age`: `data/1.tar.zst`. Metadata is encrypted to `metadata_recipients` as well.
@@ -210,9 +246,9 @@ impl<'a> BackupWriter<'a> {
     }
 
     fn open(&self, repository: &Repository, name: &str, metadata: bool) -> Result<SealedWriter<Box<dyn Upload>>> {
-        let key = repository
-            .keys()
-            .of_backup(self.label, &format!("{name}{}", repository.suffix()?))?;
+        let key = self
+            .folder
+            .key(repository, &format!("{name}{}", repository.suffix()?))?;
         let upload = repository
             .store
             .create(&key)
@@ -247,7 +283,7 @@ impl<'a> BackupWriter<'a> {
     /// The kind of the first failure, if no repository is left.
     pub fn look_again(&self) -> Result<()> {
         for target in self.targets.iter().filter(|target| target.failed_with().is_none()) {
-            if let Err(error) = target.look_again(self.label) {
+            if let Err(error) = target.look_again() {
                 target.fail(error);
             }
         }
@@ -255,7 +291,20 @@ impl<'a> BackupWriter<'a> {
     }
 
     /// Writes `backup.json` wherever everything has been stored. `info` is complete but for `objects` and `stored`.
-    pub fn commit(self, info: &BackupInfo) -> Vec<Outcome> {
+    pub fn commit_backup(self, info: &BackupInfo) -> Vec<Outcome> {
+        self.commit(|repository, objects, stored| {
+            let info = BackupInfo {
+                objects,
+                stored,
+                ..info.clone()
+            };
+            backup::commit(repository, &info).map(|()| info)
+        })
+    }
+
+    /// Lets `document` write what makes it whole wherever everything has been stored: it gets the objects in the order of their
+    /// names, and their stored bytes.
+    pub fn commit<T>(self, document: impl Fn(&Repository, Vec<ObjectRecord>, u64) -> Result<T>) -> Vec<Outcome<T>> {
         let commit_one = |target: Target<'_>| {
             let state = target.state.into_inner().unwrap_or_else(PoisonError::into_inner);
             let result = match state.failed {
@@ -264,12 +313,7 @@ impl<'a> BackupWriter<'a> {
                     let mut objects = state.objects;
                     objects.sort_by(|a, b| a.key.cmp(&b.key));
                     let stored = objects.iter().map(|object| object.size).sum();
-                    let info = BackupInfo {
-                        objects,
-                        stored,
-                        ..info.clone()
-                    };
-                    backup::commit(target.repository, &info).map(|()| info)
+                    document(target.repository, objects, stored)
                 }
             };
             Outcome {

@@ -3,6 +3,7 @@
 //! Promises, whatever the policy says: the newest good backup stays, as does everything that what stays leans on; what cannot be
 //! read, or is newer than every good backup, stays; without a good backup everything does. Rules are ORed: one reason is enough.
 
+pub mod dumps;
 pub mod wal;
 mod why;
 

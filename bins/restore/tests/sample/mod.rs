@@ -13,7 +13,7 @@ use common::repository::backup::{BackupInfo, Intent};
 use common::repository::bundle::{Attributes, BundleWriter};
 use common::repository::manifest::{Entry, File, ManifestWriter, Node, Range};
 use common::repository::pins::{Pin, Pins};
-use common::repository::writer::BackupWriter;
+use common::repository::writer::FolderWriter;
 use common::repository::{ClusterName, Identity, Label, Repository, document, wal};
 use common::storage::posix::PosixStore;
 use common::time::UtcTime;
@@ -137,7 +137,7 @@ impl Sample {
             system_identifier: SYSTEM.to_string(),
             leans_on: Vec::new(),
         };
-        let writer = BackupWriter::begin(&self.repositories, &intent).unwrap();
+        let writer = FolderWriter::begin_backup(&self.repositories, &intent).unwrap();
         let mut bundle = BundleWriter::new(writer.create("data/1.tar.zst", false).unwrap(), 2).unwrap();
         let mut entries: BTreeMap<Vec<u8>, Entry> = BTreeMap::new();
         let mut add = |path: String, mode, node| {
@@ -201,7 +201,7 @@ impl Sample {
         }
         let (copies, plain) = manifest.finish().unwrap();
         copies.finish(plain).unwrap();
-        for outcome in writer.commit(&self.info(label)) {
+        for outcome in writer.commit_backup(&self.info(label)) {
             outcome.result.unwrap();
         }
     }

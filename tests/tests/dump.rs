@@ -1,0 +1,680 @@
+//! Logical dumps: whole databases, tenants and tables, out and back again; and what happens when it goes wrong.
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use system_tests::account;
+use system_tests::mounts::Mounted;
+use system_tests::mutilate;
+use system_tests::scratch::copy_dir;
+use system_tests::story::all;
+use system_tests::wait::{PATIENCE, wait_until};
+use system_tests::{Cluster, Options, Ran, RepoOptions, Scratch, Server, Site, Story, Tool, each_major};
+
+/// The directory with the client programs of `server`'s version, else of the newest.
+fn clients(server: &Server) -> Option<PathBuf> {
+    let own = server.client("pg_restore");
+    let found = own.or_else(|| Server::need(18)?.need_client("pg_restore"))?;
+    found.parent().map(Path::to_owned)
+}
+
+fn story_in(name: &str, server: &Server, repositories: Vec<RepoOptions>) -> Option<Story> {
+    let line = format!(
+        "dump.bin_directory = \"{}\"\ndump.lock_wait = \"5s\"",
+        clients(server)?.display()
+    );
+    Some(Story::with(name, server, Options::default(), |site| {
+        repositories
+            .into_iter()
+            .fold(site, Site::repository)
+            .cluster_line(&line)
+    }))
+}
+
+fn story(name: &str, server: &Server) -> Option<Story> {
+    story_in(name, server, vec![RepoOptions::new("local")])
+}
+
+fn dump(story: &Story, arguments: &[&str]) -> Tool {
+    story.tool("dump").args(arguments).args(["--format", "json"])
+}
+
+fn labels(ran: &Ran) -> Vec<String> {
+    let dumps = ran.json()["dumps"].as_array().unwrap().clone();
+    dumps
+        .iter()
+        .map(|one| one["label"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// With another configuration than the story's.
+fn dump_with(config: &Path) -> Tool {
+    let tool = Tool::new("dump").arg("--config").arg(config);
+    tool.args(["--database", "shop", "--format", "json"])
+}
+
+fn restore(story: &Story, label: &str, arguments: &[&str]) -> Tool {
+    story.tool("dump-restore").arg(label).args(arguments)
+}
+
+fn listed(story: &Story) -> usize {
+    story.site.repo().matching("dump.json").len()
+}
+
+/// Two databases, a role, a large object, several kinds of things.
+fn fill(cluster: &Cluster) {
+    cluster.sql("CREATE ROLE keeper LOGIN PASSWORD 'seven'");
+    cluster.sql("CREATE DATABASE shop");
+    cluster.sql("CREATE DATABASE \"odd=name\"");
+    cluster.sql_in("odd=name", "CREATE TABLE t AS SELECT generate_series(1, 10) AS n");
+    cluster.sql_in(
+        "shop",
+        "CREATE TABLE orders (id serial PRIMARY KEY, word text NOT NULL DEFAULT 'x', bytes bytea);
+         INSERT INTO orders (word, bytes) SELECT md5(n::text), decode(md5(n::text), 'hex') FROM generate_series(1, 20000) n;
+         CREATE INDEX ON orders (word);
+         CREATE VIEW words AS SELECT word FROM orders;
+         CREATE TABLE part (n int) PARTITION BY RANGE (n);
+         CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (1000);
+         INSERT INTO part SELECT n FROM generate_series(0, 999) n;
+         ALTER TABLE orders OWNER TO keeper;
+         SELECT lo_from_bytea(4711, repeat('large', 5000)::bytea);",
+    );
+}
+
+/// Tenants t_1 to t_n, each with tables that lean on one another, on a type, a function and a table of all.
+fn tenants(cluster: &Cluster, count: u32, tables: u32) {
+    cluster.sql("CREATE DATABASE shop");
+    cluster.sql_in(
+        "shop",
+        "CREATE TYPE mood AS ENUM ('sad', 'glad');
+         CREATE TABLE country (code text PRIMARY KEY);
+         INSERT INTO country VALUES ('de'), ('fr');
+         CREATE FUNCTION half(n int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT n / 2';",
+    );
+    for tenant in 1..=count {
+        let mut sql = format!("CREATE SCHEMA t_{tenant};");
+        for table in 1..=tables {
+            sql += &format!(
+                "CREATE TABLE t_{tenant}.x_{table} (id serial PRIMARY KEY, mood mood, country text REFERENCES country, word text);
+                 INSERT INTO t_{tenant}.x_{table} (mood, country, word)
+                     SELECT 'glad', 'de', md5((n * {tenant})::text) FROM generate_series(1, 20) n;"
+            );
+        }
+        sql += &format!("CREATE INDEX halves ON t_{tenant}.x_1 (half(id)); ANALYZE t_{tenant}.x_1;");
+        cluster.sql_in("shop", &sql);
+    }
+}
+
+/// Every row of a schema, without its name.
+fn rows(cluster: &Cluster, database: &str, schema: &str) -> Vec<String> {
+    let of_schema = format!("relnamespace = '{schema}'::regnamespace");
+    let sql = format!("SELECT relname, relkind FROM pg_class WHERE {of_schema} AND relkind IN ('r', 'S') ORDER BY 1");
+    let mut all = Vec::new();
+    for relation in cluster.query_in(database, &sql) {
+        let [Some(name), Some(kind)] = relation.as_slice() else {
+            panic!("{relation:?}")
+        };
+        let what = if kind == "S" {
+            "last_value, is_called"
+        } else {
+            "x::text"
+        };
+        for row in cluster.query_in(database, &format!("SELECT {what} FROM {schema}.{name} x ORDER BY 1")) {
+            all.push(format!("{name}: {row:?}"));
+        }
+    }
+    for definition in cluster.query_in(
+        database,
+        &format!("SELECT replace(indexdef, '{schema}.', '') FROM pg_indexes WHERE schemaname = '{schema}' ORDER BY 1"),
+    ) {
+        all.push(format!("{definition:?}"));
+    }
+    for definition in cluster.query_in(
+        database,
+        &format!("SELECT conname, contype FROM pg_constraint WHERE connamespace = '{schema}'::regnamespace ORDER BY 1"),
+    ) {
+        all.push(format!("{definition:?}"));
+    }
+    all
+}
+
+each_major!(all_databases_go_out_and_come_back);
+
+fn all_databases_go_out_and_come_back(server: &Server) {
+    for encrypted in [false, true] {
+        let repository = RepoOptions::new("local");
+        let repository = if encrypted { repository.encrypted() } else { repository };
+        let Some(story) = story_in("dump-all", server, vec![repository]) else {
+            return;
+        };
+        fill(&story.cluster);
+        let ran = dump(&story, &[]).run().expect_code(0);
+        let label = labels(&ran).remove(0);
+        assert_eq!(
+            ran.json()["dumps"][0]["databases"],
+            serde_json::json!(["odd=name", "postgres", "shop"])
+        );
+        let told =
+            ran.stdout + &std::fs::read_to_string(&story.site.repo().matching("dump.json")[0]).unwrap_or_default();
+        assert!(!encrypted || !told.contains("orders"), "names are sealed");
+
+        story.step("a whole database into a new one, as a stream and with several sessions");
+        restore(&story, &label, &["--into", "new", "--create", "--database", "shop"])
+            .run()
+            .expect_code(0);
+        let jobs = ["--into", "jobs", "--create", "--database", "shop", "--jobs", "2"];
+        let parallel = restore(&story, &label, &jobs).run();
+        match server.client("pg_restore").is_some() || server.major >= 17 {
+            true => drop(parallel.expect_code(0)),
+            false => {
+                drop(parallel.expect_code(1).expect_said("leave out --jobs"));
+                let clean = ["--into", "jobs", "--clean", "--database", "shop"];
+                restore(&story, &label, &clean).run().expect_code(0);
+            }
+        }
+        restore(&story, &label, &["--into", "odd", "--create", "--database", "odd=name"])
+            .run()
+            .expect_code(0);
+        let shop = story.cluster.checksum("shop");
+        assert_eq!(story.cluster.checksum("new"), shop);
+        assert_eq!(story.cluster.checksum("jobs"), shop);
+        assert_eq!(story.cluster.checksum("odd"), story.cluster.checksum("odd=name"));
+        let large = "SELECT md5(lo_get(4711))";
+        assert_eq!(
+            story.cluster.query_in("new", large),
+            story.cluster.query_in("shop", large)
+        );
+
+        story.step("nothing is overwritten unless told");
+        let refused = restore(&story, &label, &["--into", "new", "--database", "shop"])
+            .run()
+            .expect_code(1);
+        assert!(
+            refused.stderr.contains("not empty") && refused.stderr.contains("--clean"),
+            "{}",
+            refused.report()
+        );
+        restore(&story, &label, &["--into", "new", "--database", "shop", "--create"])
+            .run()
+            .expect_code(1)
+            .expect_said("exists");
+        story.cluster.sql_in("new", "DELETE FROM orders");
+        restore(&story, &label, &["--into", "new", "--database", "shop", "--clean"])
+            .run()
+            .expect_code(0);
+        assert_eq!(story.cluster.checksum("new"), shop);
+
+        story.step("roles as SQL, and a table alone");
+        let globals = restore(&story, &label, &["--globals", "--to-sql", "-"])
+            .run()
+            .expect_code(0);
+        assert!(
+            globals.stdout.contains("CREATE ROLE keeper") && globals.stdout.contains("PASSWORD '"),
+            "{}",
+            globals.stdout
+        );
+        story
+            .cluster
+            .sql_in("shop", "ALTER TABLE orders RENAME TO orders_broken");
+        restore(&story, &label, &["--into", "shop", "--table", "public.orders"])
+            .run()
+            .expect_code(1)
+            .expect_said("orders_id_seq");
+        story
+            .cluster
+            .sql_in("shop", "DROP VIEW words; DROP TABLE orders_broken");
+        restore(&story, &label, &["--into", "shop", "--table", "orders"])
+            .run()
+            .expect_code(0);
+        restore(&story, &label, &["--into", "shop", "--table", "part"])
+            .run()
+            .expect_code(1)
+            .expect_said("has a table public.part");
+        let count = story.cluster.query_in(
+            "shop",
+            "SELECT count(*), max(id), (SELECT count(*) FROM pg_indexes WHERE tablename = 'orders') FROM orders",
+        );
+        assert_eq!(
+            count,
+            story.cluster.query_in(
+                "new",
+                "SELECT count(*), max(id), (SELECT count(*) FROM pg_indexes WHERE tablename = 'orders') FROM orders"
+            )
+        );
+    }
+}
+
+each_major!(one_tenant_comes_back_beside_the_one_that_is_there);
+
+fn one_tenant_comes_back_beside_the_one_that_is_there(server: &Server) {
+    let Some(story) = story("dump-tenant", server) else {
+        return;
+    };
+    tenants(&story.cluster, 12, 3);
+    let cluster = &story.cluster;
+    let label = labels(&dump(&story, &["--database", "shop"]).run().expect_code(0)).remove(0);
+    let before = rows(cluster, "shop", "t_7");
+    cluster.sql_in(
+        "shop",
+        "DELETE FROM t_7.x_2; CREATE FUNCTION t_7.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    );
+    let broken = rows(cluster, "shop", "t_7");
+
+    story.step("under another name; the live one is not touched");
+    let list = restore(&story, &label, &["--list"]).run().expect_code(0);
+    assert!(list.stdout.contains("t_7: 3 tables"), "{}", list.stdout);
+    restore(&story, &label, &["--into", "shop", "--tenant", "t_7"])
+        .run()
+        .expect_code(1)
+        .expect_said("--rename");
+    let arguments = ["--into", "shop", "--tenant", "t_7", "--rename", "t_7 old"];
+    let plan = restore(&story, &label, &arguments)
+        .arg("--dry-run")
+        .run()
+        .expect_code(0);
+    assert!(
+        plan.stdout.starts_with("tenant t_7 as t_7 old into shop"),
+        "{}",
+        plan.stdout
+    );
+    assert!(
+        !plan.stdout.contains("it needs"),
+        "the database has all that: {}",
+        plan.stdout
+    );
+    restore(&story, &label, &arguments).run().expect_code(0);
+    cluster.sql_in("shop", "ALTER SCHEMA \"t_7 old\" RENAME TO t_7_old");
+    assert_eq!(rows(cluster, "shop", "t_7_old"), before);
+    assert_eq!(rows(cluster, "shop", "t_7"), broken);
+    assert_eq!(
+        cluster.query_in("shop", "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'pgkeep%'"),
+        Vec::<Vec<Option<String>>>::new()
+    );
+
+    story.step("into an empty database with what it needs, and as SQL");
+    cluster.sql("CREATE DATABASE other");
+    let ran = restore(&story, &label, &["--into", "other", "--tenant", "t_3"])
+        .run()
+        .expect_code(0);
+    assert!(ran.stderr.contains("type public.mood"), "{}", ran.report());
+    assert_eq!(rows(cluster, "other", "t_3"), rows(cluster, "shop", "t_3"));
+    let sql = restore(&story, &label, &["--tenant", "t_3", "--rename", "t_x", "--to-sql", "-"])
+        .run()
+        .expect_code(0);
+    assert!(
+        sql.stdout.starts_with("BEGIN;") && sql.stdout.ends_with("COMMIT;\n"),
+        "{}",
+        sql.report()
+    );
+
+    story.step("in place of the one that is there, all or nothing");
+    cluster.sql_in("shop", "CREATE VIEW public.watching AS SELECT * FROM t_5.x_1");
+    restore(&story, &label, &["--into", "shop", "--tenant", "t_7", "--clean"])
+        .run()
+        .expect_code(0);
+    assert_eq!(rows(cluster, "shop", "t_7"), before);
+    let nine = rows(cluster, "shop", "t_9");
+    cluster.sql_in(
+        "shop",
+        "ALTER TABLE country RENAME TO land; CREATE TABLE country (code int PRIMARY KEY)",
+    );
+    let failed = restore(&story, &label, &["--into", "shop", "--tenant", "t_9", "--clean"])
+        .run()
+        .expect_code(1);
+    assert!(failed.stderr.contains("nothing of it is in"), "{}", failed.report());
+    assert_eq!(rows(cluster, "shop", "t_9"), nine, "the one that is there stays");
+}
+
+#[test]
+fn tenants_are_dumps_of_their_own_and_stand_alone() {
+    let Some(server) = Server::need(15) else { return };
+    let Some(story) = story("dump-alone", &server) else {
+        return;
+    };
+    tenants(&story.cluster, 3, 2);
+    let cluster = &story.cluster;
+    let ran = dump(&story, &["--database", "shop", "--tenant", "t_1", "--tenant", "t_2"])
+        .run()
+        .expect_code(0);
+    let labels = labels(&ran);
+    assert_eq!(labels.len(), 2);
+    cluster.sql("CREATE DATABASE other");
+    cluster.sql_in("other", "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TABLE country (code text PRIMARY KEY); INSERT INTO country VALUES ('de')");
+    cluster.sql_in(
+        "other",
+        "CREATE FUNCTION half(n int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT n / 2'",
+    );
+    restore(&story, &labels[1], &["--into", "other"]).run().expect_code(0);
+    restore(&story, &labels[1], &["--into", "other", "--rename", "again"])
+        .run()
+        .expect_code(0);
+    assert_eq!(rows(cluster, "other", "t_2"), rows(cluster, "shop", "t_2"));
+    assert_eq!(rows(cluster, "other", "again"), rows(cluster, "shop", "t_2"));
+    restore(&story, &labels[1], &["--into", "other", "--tenant", "t_1"])
+        .run()
+        .expect_code(2)
+        .expect_said("has no schema \"t_1\"");
+
+    dump(&story, &["--database", "shop", "--tenant", "T_1"])
+        .run()
+        .expect_code(2)
+        .expect_said("has no schema \"T_1\"");
+    let table = dump(&story, &["--database", "shop", "--table", "t_3.x_1", "--schema-only"])
+        .run()
+        .expect_code(0);
+    assert_eq!(table.json()["dumps"][0]["tables"], 0);
+    dump(&story, &["--database", "shop", "--table", "t_3.gone"])
+        .run()
+        .expect_code(2)
+        .expect_said("no matching");
+    assert_eq!(listed(&story), 3);
+    let status = story.site.status("dump");
+    assert_eq!(status["result"], "misconfigured");
+}
+
+#[test]
+fn a_dump_by_hand_needs_no_pgkeep() {
+    let Some(server) = Server::need(15) else { return };
+    let Some(story) = story("dump-hand", &server) else {
+        return;
+    };
+    fill(&story.cluster);
+    dump(&story, &["--database", "shop"]).run().expect_code(0);
+    let object = &story.site.repo().matching("1.dump.zst")[0];
+    let file = story.scratch.path("shop.dump");
+    let open = Tool::program("zstd").args(["-d", "-q", "-o"]).arg(&file).arg(object);
+    open.run().expect_code(0);
+    story.cluster.sql("CREATE DATABASE hand");
+    let port = story.cluster.port().to_string();
+    let socket = story.cluster.socket_dir();
+    let by_hand = Tool::program(server.client("pg_restore").unwrap()).args(["-d", "hand", "-p", &port, "-h"]);
+    by_hand
+        .arg(socket)
+        .args(["-U", "postgres"])
+        .arg(&file)
+        .run()
+        .expect_code(0);
+    assert_eq!(story.cluster.checksum("hand"), story.cluster.checksum("shop"));
+}
+
+/// No dump is listed, and the message has these words.
+fn nothing_listed(story: &Story, ran: Ran, code: i32, words: &str) {
+    let ran = ran.expect_code(code);
+    assert!(ran.stderr.contains(words), "{words}\n{}", ran.report());
+    assert_eq!(listed(story), 0, "{}", ran.report());
+}
+
+#[test]
+fn what_goes_wrong_is_said_and_leaves_no_half_dump() {
+    let Some(server) = Server::need(15) else { return };
+    let Some(story) = story("dump-wrong", &server) else {
+        return;
+    };
+    let cluster = &story.cluster;
+    fill(cluster);
+    nothing_listed(&story, dump(&story, &["--database", "gone"]).run(), 2, "does not exist");
+
+    story.step("a role without permission");
+    cluster.sql("CREATE ROLE weak LOGIN");
+    let weak = || {
+        let text = std::fs::read_to_string(&story.site.config)
+            .unwrap()
+            .replace("user = \"postgres\"", "user = \"weak\"");
+        assert!(text.contains("\"weak\""), "{text}");
+        let config = story.scratch.write("weak.toml", text, 0o600);
+        dump_with(&config).run()
+    };
+    nothing_listed(&story, weak(), 2, "permission denied");
+    assert!(weak().stderr.contains("pg_read_all_data"));
+
+    story.step("a server that ends the session in the middle");
+    let mut blocker = cluster.client("shop");
+    blocker
+        .batch_execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        .unwrap();
+    let running = dump(&story, &["--database", "shop"]).spawn();
+    let waits = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'pgkeep-dump' AND wait_event_type = 'Lock'";
+    wait_until("pg_dump waits for the lock", PATIENCE, || {
+        !cluster.query(waits).is_empty()
+    });
+    cluster.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgkeep-dump'");
+    nothing_listed(&story, running.wait(PATIENCE), 75, "terminating connection");
+
+    story.step("a kill, and then a good one");
+    let running = dump(&story, &["--database", "shop"]).spawn();
+    wait_until("pg_dump waits for the lock", PATIENCE, || {
+        !cluster.query(waits).is_empty()
+    });
+    running.kill9();
+    wait_until("pg_dump has gone", PATIENCE, || cluster.query(waits).is_empty());
+    assert_eq!(listed(&story), 0);
+    blocker.batch_execute("ROLLBACK").unwrap();
+    dump(&story, &["--database", "shop"]).run().expect_code(0);
+    assert_eq!(listed(&story), 1);
+}
+
+#[test]
+fn a_lock_that_is_held_too_long_is_temporary() {
+    let Some(server) = Server::need(15) else { return };
+    let Some(story) = story("dump-lock", &server) else {
+        return;
+    };
+    fill(&story.cluster);
+    let text = std::fs::read_to_string(&story.site.config).unwrap();
+    let text = text.replace("dump.lock_wait = \"5s\"", "dump.lock_wait = \"1s\"");
+    let config = story.scratch.write("short.toml", text, 0o600);
+    let mut blocker = story.cluster.client("shop");
+    blocker
+        .batch_execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        .unwrap();
+    let ran = dump_with(&config).run();
+    nothing_listed(&story, ran, 75, "lock_wait");
+}
+
+#[test]
+fn an_older_pg_dump_is_refused_by_name() {
+    let (Some(server), Some(older)) = (Server::need(18), Server::need(15)) else {
+        return;
+    };
+    let scratch = Scratch::new("dump-older");
+    let programs = older
+        .client("pg_dump")
+        .and_then(|path| path.parent().map(Path::to_owned))
+        .unwrap();
+    std::os::unix::fs::symlink(programs, scratch.create_dir("clients").join("15")).unwrap();
+    let line = format!(
+        "dump.bin_directory = \"{}/{{major}}\"",
+        scratch.path("clients").display()
+    );
+    let story = Story::within(scratch, &server, Options::default(), |site| {
+        site.repository(RepoOptions::new("local")).cluster_line(&line)
+    });
+    let ran = dump(&story, &[]).run();
+    assert!(
+        ran.stderr.contains("only that of 15") && ran.stderr.contains("postgresql-client-18"),
+        "{}",
+        ran.report()
+    );
+    nothing_listed(&story, ran, 2, "cannot dump a newer server");
+}
+
+#[test]
+fn a_full_repository_ends_the_dump_and_the_other_one_has_it() {
+    let Some(server) = Server::need(15) else { return };
+    let Some(story) = story_in(
+        "dump-full",
+        &server,
+        vec![RepoOptions::new("local"), RepoOptions::new("second")],
+    ) else {
+        return;
+    };
+    fill(&story.cluster);
+    story.cluster.sql_in(
+        "shop",
+        "CREATE TABLE noise AS SELECT gen_random_uuid() FROM generate_series(1, 800000)",
+    );
+    let small = &story.site.repos[1].dir;
+    std::fs::rename(small, small.with_extension("aside")).unwrap();
+    std::fs::create_dir(small).unwrap();
+    let Some(_disk) = Mounted::tiny(small, 8 << 10) else {
+        return;
+    };
+    account::create_dir(&small.join("main"), 0o700);
+    for name in ["repository.json", "events"] {
+        copy_dir(
+            &small.with_extension("aside").join("main").join(name),
+            &small.join("main").join(name),
+        );
+    }
+    let ran = dump(&story, &["--database", "shop"]).run().expect_code(1);
+    let one = &ran.json()["dumps"][0];
+    assert_eq!(one["repositories"], serde_json::json!(["local"]));
+    assert!(
+        one["failed"][0]["why"].as_str().unwrap().contains("No space left"),
+        "{}",
+        ran.report()
+    );
+    assert_eq!(listed(&story), 1);
+    assert_eq!(story.site.status("dump")["result"], "failed");
+}
+
+#[test]
+fn many_tenants_need_locks_and_one_comes_back_in_seconds() {
+    let Some(server) = Server::need(15) else { return };
+    // All of it is a thousand; the small one keeps the same proportion of tables and locks.
+    let (count, locks) = if all() { (1000, 64) } else { (150, 10) };
+    let Some(story) = story("dump-many", &server) else {
+        return;
+    };
+    let cluster = &story.cluster;
+    cluster.conf(&[
+        format!("max_locks_per_transaction = {locks}"),
+        "max_connections = 100".to_owned(),
+    ]);
+    cluster.restart();
+    tenants(cluster, count, 10);
+    let refused = dump(&story, &["--database", "shop"]).run();
+    assert!(
+        refused.stderr.contains("set max_locks_per_transaction to"),
+        "{}",
+        refused.report()
+    );
+    nothing_listed(&story, refused, 2, &format!("would lock {}", count * 10 + 1));
+    cluster.conf(&["max_locks_per_transaction = 512"]);
+    cluster.restart();
+    let began = Instant::now();
+    let label = labels(&dump(&story, &["--database", "shop"]).run().expect_code(0)).remove(0);
+    let whole = began.elapsed();
+    let began = Instant::now();
+    let ran = restore(
+        &story,
+        &label,
+        &["--into", "shop", "--tenant", "t_77", "--rename", "t_77_old"],
+    )
+    .run()
+    .expect_code(0);
+    println!(
+        "{count} tenants: dump {whole:.1?}, one back {:.1?}: {}",
+        began.elapsed(),
+        ran.stdout.trim()
+    );
+    assert_eq!(rows(cluster, "shop", "t_77_old"), rows(cluster, "shop", "t_77"));
+}
+
+#[test]
+fn dumps_are_listed_copied_verified_mended_and_pruned() {
+    let Some(server) = Server::need(15) else { return };
+    let repository = |name: &str| RepoOptions::new(name).line("retention = { dumps = 1 }");
+    let repositories = vec![repository("local"), repository("second")];
+    let Some(story) = story_in("dump-kept", &server, repositories) else {
+        return;
+    };
+    fill(&story.cluster);
+    let take = |arguments: &[&str]| labels(&dump(&story, arguments).run().expect_code(0)).remove(0);
+    let old = take(&["--database", "shop"]);
+    let tenant = take(&["--database", "shop", "--tenant", "public"]);
+    let label = take(&["--database", "shop", "--repository", "local"]);
+    let has = |at: usize, label: &str| {
+        story.site.repos[at]
+            .dir
+            .join("main/dump")
+            .join(label)
+            .join("dump.json")
+            .exists()
+    };
+
+    story.step("listed, and young enough");
+    let info = story.tool("info").run().expect_code(0);
+    assert!(
+        info.stdout.contains(&label) && info.stdout.contains("1 database, 2 tables"),
+        "{}",
+        info.report()
+    );
+    story
+        .tool("check-age")
+        .args(["--what", "dump", "--repository", "local"])
+        .run()
+        .expect_code(0);
+    let skipped = story
+        .tool("dump")
+        .args(["--if-older-than", "1h", "--repository", "local"])
+        .run()
+        .expect_code(0);
+    assert!(skipped.stdout.contains("young enough"), "{}", skipped.report());
+
+    story.step("copied, whole, and the newest of a kind only");
+    assert!(!has(1, &label));
+    let synced = story.tool("sync").args(["--from", "local"]).run().expect_code(0);
+    assert!(
+        synced.stdout.contains("1 dump,") && has(1, &label),
+        "{}",
+        synced.report()
+    );
+
+    story.step("a flipped bit is found and mended");
+    let objects = story.site.repos[1].matching(&format!("{label}/1.dump.zst"));
+    mutilate::flip_middle_bit(&objects[0]);
+    let verify = |arguments: &[&str]| {
+        story
+            .tool("verify")
+            .args(["--repository", "second", "--dump", &label])
+            .args(arguments)
+            .run()
+    };
+    verify(&[]).expect_code(0);
+    let found = verify(&["--read-data"]).expect_code(1);
+    assert!(
+        found.stdout.contains("DAMAGE") && found.stdout.contains("1.dump.zst"),
+        "{}",
+        found.report()
+    );
+    verify(&["--read-data", "--repair-from", "local"])
+        .expect_code(0)
+        .expect_said("");
+    verify(&["--read-data"]).expect_code(0);
+    mutilate::remove(&story.site.repos[1].matching(&format!("{label}/contents"))[0]);
+    verify(&[]).expect_code(1);
+    verify(&["--repair-from", "local"]).expect_code(0);
+
+    story.step("pruned, the tenant's own dump apart");
+    let pruned = story.tool("prune").run().expect_code(0);
+    assert!(
+        !has(0, &old) && has(0, &tenant) && has(0, &label),
+        "{}",
+        pruned.report()
+    );
+    assert!(
+        !has(1, &old) && has(1, &tenant) && has(1, &label),
+        "{}",
+        pruned.report()
+    );
+    restore(
+        &story,
+        &label,
+        &["--into", "back", "--create", "--repository", "second"],
+    )
+    .run()
+    .expect_code(0);
+    assert_eq!(story.cluster.checksum("back"), story.cluster.checksum("shop"));
+}
