@@ -678,3 +678,74 @@ fn dumps_are_listed_copied_verified_mended_and_pruned() {
     .expect_code(0);
     assert_eq!(story.cluster.checksum("back"), story.cluster.checksum("shop"));
 }
+
+fn without_sequences(mut rows: Vec<String>) -> Vec<String> {
+    rows.retain(|row| !row.contains("_seq: "));
+    rows
+}
+
+#[test]
+fn a_tenant_as_it_was_comes_out_of_physical_backups() {
+    for major in [15, 18] {
+        let Some(server) = Server::need(major) else { return };
+        let Some(clients) = clients(&server) else { return };
+        let lines = [
+            format!("dump.bin_directory = \"{}\"", clients.display()),
+            format!("restore_test.bin_directory = \"{}\"", server.bin.display()),
+        ];
+        let story = Story::with("dump-past", &server, Options::default(), |site| {
+            let site = site.repository(RepoOptions::new("local").encrypted());
+            lines.iter().fold(site, |site, line| site.cluster_line(line))
+        });
+        let cluster = &story.cluster;
+        tenants(cluster, 5, 2);
+        story.backup();
+        cluster.sql_in("shop", "INSERT INTO t_2.x_1 (mood, word) VALUES ('sad', 'before')");
+        let before = rows(cluster, "shop", "t_2");
+        let moment = cluster
+            .query_one("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+        cluster.sql_in("shop", "DELETE FROM t_2.x_1 WHERE id > 3; DROP TABLE t_2.x_2");
+        let after = rows(cluster, "shop", "t_2");
+        story.archive_all();
+
+        story.step("as of a moment, and as of the end");
+        let past = ["--database", "shop", "--tenant", "t_2", "--from-backup"];
+        let label = labels(
+            &dump(&story, &past)
+                .args(["--target-time", &moment])
+                .run()
+                .expect_code(0),
+        )
+        .remove(0);
+        let last = labels(&dump(&story, &past).run().expect_code(0)).remove(0);
+        restore(&story, &label, &["--into", "shop", "--rename", "t_2_then"])
+            .run()
+            .expect_code(0);
+        restore(&story, &last, &["--into", "shop", "--rename", "t_2_last"])
+            .run()
+            .expect_code(0);
+        // WAL tells the values of sequences up to 32 ahead (`SEQ_LOG_VALS`, src/backend/commands/sequence.c).
+        let rows_of = |schema: &str| without_sequences(rows(cluster, "shop", schema));
+        assert_eq!(rows_of("t_2_then"), without_sequences(before));
+        assert_eq!(rows_of("t_2_last"), without_sequences(after.clone()));
+        assert_eq!(rows(cluster, "shop", "t_2"), after, "the running server is not touched");
+        let list = restore(&story, &label, &["--list"]).run().expect_code(0);
+        assert!(list.stdout.contains("from backup"), "{}", list.report());
+
+        story.step("nothing is left behind, and what cannot be reached is refused");
+        let place = story.site.state().join("dump");
+        assert_eq!(
+            std::fs::read_dir(&place).map_or(0, Iterator::count),
+            0,
+            "{}",
+            place.display()
+        );
+        dump(&story, &past)
+            .args(["--target-time", "2020-01-01T00:00:00Z"])
+            .run()
+            .expect_code(1)
+            .expect_said("cannot restore");
+        assert_eq!(std::fs::read_dir(&place).map_or(0, Iterator::count), 0);
+        assert_eq!(listed(&story), 2);
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 3 | [`config`], [`open`], [`retention`] |
+//! | 3 | [`config`], [`open`], [`retention`], [`scratch`] |
 //! | 2 | [`repository`]: what is on disk, as `FORMAT.md` specifies it |
 //! | 1 | [`postgres`], [`codec`], [`storage`], [`job`], [`check`] |
 //! | 0 | [`error`], [`exit`], [`journal`], [`units`], [`time`], [`digest`], [`durable`], [`lock`], [`secret`], [`leftovers`], [`retry`], [`process`], [`interrupt`], [`progress`], [`sorter`] |
@@ -34,7 +34,8 @@ pub mod storage;
 // Layer 2: the on-disk promise.
 pub mod repository;
 
-// Layer 3: configuration, what it keeps, and the one place that opens repositories.
+// Layer 3: configuration, what it keeps, the one place that opens repositories, and scratch servers.
 pub mod config;
 pub mod open;
 pub mod retention;
+pub mod scratch;

@@ -30,6 +30,33 @@ pub fn become_owner(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// PostgreSQL does not run as root: the owner of the data directory, or where there is none, as on a host that only restores, of
+/// postgres' home.
+///
+/// # Errors
+/// `Config` if this is root and stays it.
+pub fn become_postgres(cluster: &Cluster) -> Result<()> {
+    let home = || {
+        nix::unistd::User::from_name("postgres")
+            .ok()
+            .flatten()
+            .map(|user| user.dir)
+    };
+    let data = cluster.data_directory.clone().filter(|directory| directory.is_dir());
+    let said = match data.or_else(home).filter(|directory| directory.is_dir()) {
+        Some(directory) => process::become_owner_of(&directory)?,
+        None => None,
+    };
+    if let Some(said) = said {
+        log::info!("{said}");
+    }
+    if nix::unistd::Uid::effective().is_root() {
+        return Err(Error::new(Kind::Config, "PostgreSQL cannot be started as root")
+            .hint("run it as the user postgres, or install a server, which brings that user"));
+    }
+    Ok(())
+}
+
 /// Opens the repositories of `cluster`: all, or those named in `only`. Nothing is read from them yet.
 ///
 /// # Errors

@@ -10,8 +10,12 @@ use crate::select::{Selection, Wanted};
 
 /// The databases of a dump with their schemas; with a tenant, its tables.
 pub fn list(info: &DumpInfo, contents: &Contents, tenant: Option<&str>) -> String {
+    let past = match (&info.backup, &info.target) {
+        (Some(backup), Some(target)) => format!(" (from backup {backup}, {target})"),
+        _ => String::new(),
+    };
     let mut text = format!(
-        "dump {}: {} of {}, PostgreSQL {}, {}\n",
+        "dump {}: {} of {}{past}, PostgreSQL {}, {}\n",
         info.label,
         ByteSize(info.size),
         info.started,

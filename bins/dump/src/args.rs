@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use common::config::cli::{Common, Format, HasCommon, Repositories, after_help};
 use common::exit;
+use common::repository::Label;
 use common::units::parse_duration;
 
 /// Store logical dumps of databases, schemas or tables in every repository
@@ -12,7 +13,8 @@ use common::units::parse_duration;
 /// Runs pg_dump in its custom format, reads what it writes to the end with pg_restore while it is stored, compressed and encrypted, in
 /// all repositories in one pass, and lists the dump only then. Without --database it takes the databases of the configuration, else all
 /// that allow connections, each with one snapshot, and with them roles and tablespaces. Each tenant (schema) becomes a dump of its
-/// own, all of the same snapshot. The server may run anywhere that can be reached.
+/// own, all of the same snapshot. The server may run anywhere that can be reached. With --from-backup the dump is taken
+/// from a physical backup and WAL, as of any moment that they reach: the running server is not touched.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-dump", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
 pub struct Args {
@@ -39,6 +41,18 @@ pub struct Args {
     /// Only roles and tablespaces
     #[arg(long, conflicts_with_all = ["databases", "tenants", "tables", "schema_only", "data_only"])]
     pub globals: bool,
+
+    /// Take it from a physical backup, restored into a scratch server for that, instead of the running server
+    #[arg(long, conflicts_with_all = ["globals", "if_older_than"])]
+    pub from_backup: bool,
+
+    /// The backup to take it from [default: the newest good one before the time]
+    #[arg(long, value_name = "LABEL", requires = "from_backup")]
+    pub backup: Option<Label>,
+
+    /// The moment to take it at (RFC 3339 with a time zone, or such as now-1h) [default: the end of WAL]
+    #[arg(long, value_name = "TIME", requires = "from_backup")]
+    pub target_time: Option<String>,
 
     /// Do nothing if a dump of whole databases younger than this exists, such as 20h
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
@@ -68,7 +82,7 @@ impl HasCommon for Args {
     }
 }
 
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 5] = [
     ("Every day, all databases, roles and tablespaces", "pgkeep-dump"),
     (
         "One database, without rows",
@@ -77,6 +91,10 @@ const EXAMPLES: [(&str, &str); 4] = [
     (
         "Two tenants, each as a dump of its own",
         "pgkeep-dump --database shop --tenant acme --tenant globex",
+    ),
+    (
+        "One tenant as it was ten minutes ago",
+        "pgkeep-dump --database shop --tenant acme --from-backup --target-time now-10m",
     ),
     (
         "One table, before something risky",

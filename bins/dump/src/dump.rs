@@ -18,6 +18,7 @@ use common::units::ByteSize;
 
 use crate::args::Args;
 use crate::made::{Ended, Made};
+use crate::past::Origin;
 use crate::plan::{self, Unit};
 use crate::running::Clients;
 use crate::{ask, locks};
@@ -37,6 +38,8 @@ pub struct Dumping<'a> {
     pub host: String,
     /// How to reach the server.
     pub connection: ConnectionSettings,
+    /// The backup and the moment that the server was made of, if it is a scratch server.
+    pub origin: Option<Origin>,
     /// Where the dumps go.
     pub repositories: &'a [Repository],
 }
@@ -200,6 +203,8 @@ impl Dumping<'_> {
             host: self.host.clone(),
             started,
             finished: UtcTime::now(),
+            backup: self.origin.as_ref().map(|origin| origin.backup),
+            target: self.origin.as_ref().map(|origin| origin.target.clone()),
             scope: unit.scope,
             parts,
             databases: contents.databases.len() as u64,

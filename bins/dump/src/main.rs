@@ -5,6 +5,7 @@ mod ask;
 mod dump;
 mod locks;
 mod made;
+mod past;
 mod plan;
 mod refusal;
 mod running;
@@ -22,13 +23,17 @@ use common::time::UtcTime;
 
 use args::Args;
 use made::Ended;
+use past::Past;
 
 fn main() -> ExitCode {
     exit::main(exit::WORK, |args: Args| {
         let config = args.common.load(&exit::environment)?;
         let cluster = args.common.choose(&config)?;
         plan::check(&args)?;
-        open::become_owner(cluster)?;
+        match args.from_backup {
+            true => open::become_postgres(cluster)?,
+            false => open::become_owner(cluster)?,
+        }
         let origin = Origin::of_this_process();
         let host = origin.host.clone();
         let job = Job::start(config.job(cluster, "dump", origin), UtcTime::now());
@@ -45,12 +50,20 @@ fn main() -> ExitCode {
 
 fn run(args: &Args, config: &Config, cluster: &Cluster, host: String) -> Result<Ended> {
     let repositories = open::repositories(config, cluster, &args.repositories.names)?;
+    let past = match args.from_backup {
+        true => Some(Past::restore(args, config, cluster, &repositories)?),
+        false => None,
+    };
     let dumping = dump::Dumping {
         args,
         config,
         cluster,
         host,
-        connection: cluster.connection(&exit::environment)?,
+        connection: match &past {
+            Some(past) => past.connection()?,
+            None => cluster.connection(&exit::environment)?,
+        },
+        origin: past.as_ref().map(|past| past.origin.clone()),
         repositories: &repositories,
     };
     dumping.run()

@@ -5,13 +5,9 @@ mod judge;
 mod kept;
 mod moment;
 mod questions;
-mod restoring;
-mod scratch;
-mod server;
 mod show;
 mod test;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use common::config::cli::FormatName;
@@ -23,7 +19,7 @@ use common::job::{Job, Origin, Report};
 use common::lock::FileLock;
 use common::repository::evidence;
 use common::time::UtcTime;
-use common::{durable, open, process};
+use common::{durable, open, scratch};
 
 use args::Args;
 use kept::{Evidence, Kept};
@@ -33,7 +29,7 @@ fn main() -> ExitCode {
     exit::main(exit::WORK, |args: Args| {
         let config = args.common.load(&exit::environment)?;
         let cluster = args.common.choose(&config)?;
-        become_owner(cluster)?;
+        open::become_postgres(cluster)?;
         let origin = Origin::of_this_process();
         let host = origin.host.clone();
         let job = Job::start(config.job(cluster, "restore-test", origin), UtcTime::now());
@@ -47,30 +43,6 @@ fn main() -> ExitCode {
         }
         Ok::<Ending<Done>, Error>(ending)
     })
-}
-
-/// PostgreSQL does not run as root: the owner of the data directory, or where there is none, as on a host that only restores, of
-/// postgres' home.
-fn become_owner(cluster: &Cluster) -> Result<()> {
-    let home = || {
-        nix::unistd::User::from_name("postgres")
-            .ok()
-            .flatten()
-            .map(|user| user.dir)
-    };
-    let data = cluster.data_directory.clone().filter(|directory| directory.is_dir());
-    let said = match data.or_else(home).filter(|directory| directory.is_dir()) {
-        Some(directory) => process::become_owner_of(&directory)?,
-        None => None,
-    };
-    if let Some(said) = said {
-        log::info!("{said}");
-    }
-    if nix::unistd::Uid::effective().is_root() {
-        return Err(Error::new(Kind::Config, "PostgreSQL cannot be started as root")
-            .hint("run it as the user postgres, or install a server, which brings that user"));
-    }
-    Ok(())
 }
 
 struct Done(Evidence);
@@ -127,7 +99,7 @@ fn run(args: &Args, config: &Config, cluster: &Cluster, host: &str) -> Result<Ev
             "another restore test of this cluster is running on this host",
         ));
     };
-    let place = place(cluster, &state)?;
+    let place = scratch::place(cluster, &state, "restore-test")?;
     scratch::collect(&place)?;
     let kept = Kept::below(&state);
     let repositories = open::repositories(config, cluster, &args.repositories.names)?;
@@ -170,22 +142,4 @@ fn run(args: &Args, config: &Config, cluster: &Cluster, host: &str) -> Result<Ev
         }
     }
     Ok(evidence)
-}
-
-/// Below which directory scratch servers lie.
-fn place(cluster: &Cluster, state: &Path) -> Result<PathBuf> {
-    let place = match &cluster.restore_test.directory {
-        Some(directory) => directory.join(&cluster.name),
-        None => state.join("restore-test"),
-    };
-    match cluster.data_directory.as_deref().filter(|data| place.starts_with(data)) {
-        None => Ok(place),
-        Some(data) => Err(Error::new(
-            Kind::Config,
-            format!("{} lies in the data directory {}", place.display(), data.display()),
-        )
-        .hint(
-            "set directory in the cluster's restore_test table to a place of its own, with room for the whole cluster",
-        )),
-    }
 }

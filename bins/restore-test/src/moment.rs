@@ -4,7 +4,7 @@ use common::error::{Error, Kind, Result};
 use common::repository::{Repository, catalog};
 use common::time::UtcTime;
 
-use crate::restoring::{Plan, Restorer, Wanted};
+use common::scratch::{Plan, Restorer, Wanted};
 use std::path::Path;
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use common::postgres::{Major, Session};
 use common::repository::evidence::Level;
 use serde::{Deserialize, Serialize};
 
-use crate::server::ScratchServer;
+use common::scratch::ScratchServer;
 
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -10,9 +10,10 @@ use common::error::{Error, Kind, Result, chain_with_hint};
 use common::interrupt;
 use common::postgres::{ControlFile, Major, Programs};
 use common::process;
-use common::repository::backup::{self, BackupInfo};
+use common::repository::backup::BackupInfo;
 use common::repository::evidence::{Level, Report};
 use common::repository::{FORMAT, Repository, written_by};
+use common::scratch::{self, Plan, Restorer, Scratch, ScratchServer, Wanted};
 use common::time::UtcTime;
 
 use crate::args::Args;
@@ -20,9 +21,6 @@ use crate::judge;
 use crate::kept::{Details, Evidence};
 use crate::moment;
 use crate::questions::{self, Problem};
-use crate::restoring::{Plan, Restorer, Wanted};
-use crate::scratch::{self, Scratch};
-use crate::server::ScratchServer;
 
 /// What a test is made of.
 pub struct Test<'a> {
@@ -112,7 +110,7 @@ impl Test<'_> {
         let restorer = Restorer::new(&config, &self.cluster.name, &names, deadline);
         let (wanted, plan) = self.choose(&restorer, scratch, started).map_err(at("restore"))?;
         progress.plan = Some(plan.clone());
-        let info = self.info(&plan).map_err(at("restore"))?;
+        let info = plan.info(self.repositories).map_err(at("restore"))?;
         // Before hours of copying.
         let programs = Major::try_from(info.major)
             .and_then(|major| Programs::of_server(self.settings().bin_directory.as_deref(), major))
@@ -204,19 +202,6 @@ impl Test<'_> {
                 Ok((wanted, plan))
             }
         }
-    }
-
-    /// The backup's own document, from a repository that has it.
-    fn info(&self, plan: &Plan) -> Result<BackupInfo> {
-        let mut last = Error::new(Kind::NotFound, format!("no repository has {}", plan.backup.label));
-        let named = |repository: &&Repository| plan.repositories.contains(&repository.name);
-        for repository in self.repositories.iter().filter(named) {
-            match backup::read(repository, plan.backup.label) {
-                Ok(info) => return Ok(info),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
     }
 
     fn ask(

@@ -90,12 +90,14 @@ impl Tally {
             let verb = if dry_run { "would copy" } else { "copied" };
             let _ = write!(
                 text,
-                "repository \"{name}\": {verb} {}, {}, {}, {}",
+                "repository \"{name}\": {verb} {}, {}, {}",
                 counted(copied.backups, "backup"),
-                counted(copied.dumps, "dump"),
                 counted(copied.wal, "WAL file"),
                 counted(copied.events, "event"),
             );
+            if copied.dumps > 0 {
+                let _ = write!(text, ", {}", counted(copied.dumps, "dump"));
+            }
             if !dry_run {
                 let _ = write!(text, ", {}", ByteSize(copied.bytes));
             }
@@ -158,7 +160,7 @@ mod tests {
         let text = tally(&[Kind::Corrupt]).text(false);
         assert_eq!(
             text,
-            "repository \"b\": copied 0 backups, 0 dumps, 0 WAL files, 0 events, 0 B; 1 item failed\n"
+            "repository \"b\": copied 0 backups, 0 WAL files, 0 events, 0 B; 1 item failed\n"
         );
     }
 }

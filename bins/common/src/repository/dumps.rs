@@ -9,7 +9,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::archive::Archive;
 use crate::repository::backup::ObjectRecord;
 use crate::repository::writer::Copies;
-use crate::repository::{DumpLabel, FORMAT, Repository, document, reader};
+use crate::repository::{DumpLabel, FORMAT, Label, Repository, document, reader};
 use crate::storage::ObjectReader;
 use crate::time::UtcTime;
 
@@ -97,6 +97,12 @@ pub struct DumpInfo {
     pub started: UtcTime,
     /// When it ended.
     pub finished: UtcTime,
+    /// The physical backup that it was taken from; nothing: from the running server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Label>,
+    /// The moment that the backup was recovered to, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// How much of a database is in it.
     pub scope: Scope,
     /// Definitions, rows, or both.

@@ -7,11 +7,12 @@ use std::sync::mpsc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::error::{Context, Error, Kind, Result};
-use common::interrupt;
-use common::process;
-use common::repository::Label;
-use common::time::UtcTime;
+use crate::error::{Context, Error, Kind, Result};
+use crate::interrupt;
+use crate::process;
+use crate::repository::backup::{self, BackupInfo};
+use crate::repository::{Label, Repository};
+use crate::time::UtcTime;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -38,7 +39,7 @@ pub struct Wanted {
     pub time: Option<UtcTime>,
 }
 
-/// What a test has to know of the plan of a restore (`pgkeep-restore --format json`).
+/// What has to be known of the plan of a restore (`pgkeep-restore --format json`).
 #[derive(Debug, Clone, Deserialize)]
 pub struct Plan {
     /// The backup.
@@ -58,6 +59,24 @@ pub struct PlannedBackup {
     pub label: Label,
     /// PostgreSQL's version.
     pub server_version: String,
+}
+
+impl Plan {
+    /// The backup's own document, from a repository that has it.
+    ///
+    /// # Errors
+    /// Those of the last repository that was asked.
+    pub fn info(&self, repositories: &[Repository]) -> Result<BackupInfo> {
+        let mut last = Error::new(Kind::NotFound, format!("no repository has {}", self.backup.label));
+        let named = |repository: &&Repository| self.repositories.contains(&repository.name);
+        for repository in repositories.iter().filter(named) {
+            match backup::read(repository, self.backup.label) {
+                Ok(info) => return Ok(info),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
 }
 
 impl Restorer {
@@ -129,7 +148,7 @@ impl Restorer {
         let mut child = command
             .spawn()
             .context(|| format!("start {}", self.program.display()))
-            .map_err(|error| error.hint("restore-test runs pgkeep-restore, which lies beside it or in /usr/bin"))?;
+            .map_err(|error| error.hint("pgkeep-restore has to lie beside this program or in /usr/bin"))?;
         let (out, lines) = (gather(child.stdout.take()), follow(child.stderr.take(), level));
         let status = self.wait(&mut child)?;
         let said = lines.recv().unwrap_or_default();

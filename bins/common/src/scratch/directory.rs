@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::durable;
-use common::error::{Context, Error, Kind, Result};
-use common::process;
-use common::repository::Nonce;
-use common::time::UtcTime;
+use crate::config::Cluster;
+use crate::durable;
+use crate::error::{Context, Error, Kind, Result};
+use crate::process;
+use crate::repository::Nonce;
+use crate::time::UtcTime;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -114,4 +115,26 @@ fn stop_left_behind(data: &Path) -> Result<()> {
         Error::new(Kind::Failed, format!("the server in {} does not end", data.display()))
             .hint(format!("end process {pid} and remove the directory above it")),
     )
+}
+
+/// Below which directory those of a cluster lie that are made for `purpose`: restore-test, dump.
+///
+/// # Errors
+/// `Config` if that is inside the data directory.
+pub fn place(cluster: &Cluster, state: &Path, purpose: &str) -> Result<PathBuf> {
+    let place = match &cluster.restore_test.directory {
+        Some(directory) if purpose == "restore-test" => directory.join(&cluster.name),
+        Some(directory) => directory.join(format!("{}.{purpose}", cluster.name)),
+        None => state.join(purpose),
+    };
+    match cluster.data_directory.as_deref().filter(|data| place.starts_with(data)) {
+        None => Ok(place),
+        Some(data) => Err(Error::new(
+            Kind::Config,
+            format!("{} lies in the data directory {}", place.display(), data.display()),
+        )
+        .hint(
+            "set directory in the cluster's restore_test table to a place of its own, with room for the whole cluster",
+        )),
+    }
 }

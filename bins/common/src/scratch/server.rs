@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::config::RestoreTest;
-use common::error::{Context, Error, Kind, Result};
-use common::interrupt;
-use common::postgres::{ConnectionSettings, ControlFile, Major, Programs, Session};
+use crate::config::RestoreTest;
+use crate::error::{Context, Error, Kind, Result};
+use crate::interrupt;
+use crate::postgres::{ConnectionSettings, ControlFile, Major, Programs, Session};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -139,7 +139,7 @@ impl ScratchServer {
             .context(|| "make a directory for the socket")?;
         let own = |name: &str, content: &str| -> Result<PathBuf> {
             let path = root.join(name);
-            common::durable::replace_unsynced(&path, content.as_bytes(), 0o600)?;
+            crate::durable::replace_unsynced(&path, content.as_bytes(), 0o600)?;
             Ok(path)
         };
         let hba = own("pg_hba.conf", "local all all trust\n")?;
@@ -216,8 +216,8 @@ impl ScratchServer {
     pub fn check_time(&self) -> Result<()> {
         match Instant::now() < self.deadline {
             true => Ok(()),
-            false => Err(Error::new(Kind::Failed, "the test did not end within time_limit")
-                .hint("raise time_limit in the cluster's restore_test table, or choose a lower level")),
+            false => Err(Error::new(Kind::Failed, "it did not end within time_limit")
+                .hint("raise time_limit in the cluster's restore_test table")),
         }
     }
 
@@ -227,12 +227,19 @@ impl ScratchServer {
     /// As [`Session::connect`].
     pub fn connect(&self, database: &str) -> Result<Session> {
         Session::connect(&ConnectionSettings {
+            dbname: Some(database.to_owned()),
+            ..self.connection()
+        })
+    }
+
+    /// How a program connects.
+    pub fn connection(&self) -> ConnectionSettings {
+        ConnectionSettings {
             host: Some(self.sockets.path().to_string_lossy().into_owned()),
             port: Some(PORT),
             user: Some(self.user.clone()),
-            dbname: Some(database.to_owned()),
             ..ConnectionSettings::default()
-        })
+        }
     }
 
     /// How a person connects.
