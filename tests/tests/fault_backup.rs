@@ -142,7 +142,7 @@ fn a_broken_archive_command_is_found_before_anything_is_copied() {
     let Some(server) = Server::need(15) else { return };
     let story = Story::with("archive_command", &server, Options::default(), |site| {
         site.repository(RepoOptions::new("local"))
-            .cluster_line("archive_wait = \"5s\"")
+            .cluster_line("archive_wait = \"7s\"")
     });
     story.cluster.conf(&["archive_command = 'echo broken >&2; false'"]);
     story.cluster.reload();
@@ -157,6 +157,7 @@ fn a_broken_archive_command_is_found_before_anything_is_copied() {
         &story.tool("base-backup"),
         1,
         &[
+            "waiting for WAL segment",
             "has not reached repository \"local\"",
             "archive_command",
             "broken",

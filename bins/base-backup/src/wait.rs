@@ -14,6 +14,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Repositories that a job can do without get this much longer than the others needed.
 const OPTIONAL_GRACE: Duration = Duration::from_secs(15);
+/// Whoever waits longer is told what for.
+const SILENCE: Duration = Duration::from_secs(5);
 /// From so many segments on a folder is listed instead of asking for each.
 const LIST_FROM: u64 = 5;
 
@@ -54,8 +56,10 @@ pub fn wait_for(repositories: &[&Repository], wanted: &Wanted, patience: Duratio
         })
         .collect();
     let any_required = repositories.iter().any(|repository| repository.required);
-    let mut deadline = Instant::now() + patience;
+    let began = Instant::now();
+    let mut deadline = began + patience;
     let mut required_done = false;
+    let mut said = false;
     let mut pause = FIRST_PAUSE;
     loop {
         waiting.iter_mut().for_each(|one| one.look(wanted));
@@ -73,6 +77,11 @@ pub fn wait_for(repositories: &[&Repository], wanted: &Wanted, patience: Duratio
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || interrupt::caught().is_some() {
             break;
+        }
+        if !said && began.elapsed() >= SILENCE {
+            said = true;
+            let late = waiting.iter().filter(|one| !one.is_over(wanted));
+            late.for_each(|one| one.tell(wanted, left));
         }
         std::thread::sleep(pause.min(left));
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -113,6 +122,17 @@ impl Waiting<'_> {
         }
         let object = format!("{name}.zst{}", self.repository.suffix()?);
         Ok(self.listed.as_ref().is_some_and(|(_, names)| names.contains(&object)))
+    }
+
+    /// Says what is being waited for.
+    fn tell(&self, wanted: &Wanted, left: Duration) {
+        let name = SegmentName::new(wanted.timeline, self.next, wanted.size);
+        log::info!(
+            "waiting for WAL segment {name} to reach repository \"{}\", for {} at most: does archive_command store into it? \
+             pgkeep-check-archive says more",
+            self.repository.name,
+            common::units::display_seconds(left)
+        );
     }
 
     /// Whether waiting on can change nothing.

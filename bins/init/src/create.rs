@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use common::config::{Cluster, Config};
-use common::error::{Error, Kind, Result, chain};
+use common::error::{Error, Kind, Result, chain_with_hint};
 use common::exit;
 use common::open;
 use common::postgres::ControlFile;
@@ -18,7 +18,7 @@ use crate::args::Args;
 /// Creates what is missing in every repository; one that fails does not hold up the others.
 ///
 /// # Errors
-/// The first failure among the required repositories; `Refused` where a repository belongs to another cluster.
+/// The first failure, also of a repository that is not required; `Refused` where a repository belongs to another cluster.
 pub fn run(config: &Config, cluster: &Cluster, args: &Args, now: UtcTime) -> Result<()> {
     let data_directory = cluster.data_directory()?;
     let control = ControlFile::read(data_directory)
@@ -32,10 +32,14 @@ pub fn run(config: &Config, cluster: &Cluster, args: &Args, now: UtcTime) -> Res
             .and_then(|()| create(repository, &control, args.new_history, &pins, now));
         match created {
             Ok(line) => exit::print(&format!("{line}\n"))?,
-            Err(error) if repository.required && failed.is_none() => {
-                failed = Some(error.context(format!("cannot create repository \"{}\"", repository.name)));
+            // Somebody is setting it up: what later may be missing must work once.
+            Err(error) => {
+                let error = error.context(format!("cannot create repository \"{}\"", repository.name));
+                match failed {
+                    None => failed = Some(error),
+                    Some(_) => log::error!("{}", chain_with_hint(&error)),
+                }
             }
-            Err(error) => log::error!("cannot create repository \"{}\": {}", repository.name, chain(&error)),
         }
     }
     failed.map_or(Ok(()), Err)

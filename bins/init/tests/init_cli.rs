@@ -151,6 +151,20 @@ fn a_repository_that_is_gone_is_not_silently_made_anew() {
 }
 
 #[test]
+fn a_repository_that_is_not_required_must_still_be_made() {
+    let bare = Bare::new("init_optional");
+    let file = bare.scratch.write("file", "", 0o600);
+    let second = format!(
+        "[repository.nas]\nurl = \"file://{}/below\"\nrequired = false\n",
+        file.display()
+    );
+    bare.configure(&format!("{}\n{second}", bare.text));
+    let ran = bare.tool("init").run().expect_code(1);
+    assert!(ran.stdout.contains("repository \"local\" created"), "{}", ran.report());
+    ran.expect_said("cannot create repository \"nas\"");
+}
+
+#[test]
 fn a_repository_does_not_lie_in_what_it_keeps() {
     let bare = Bare::new("init_inside");
     for (from, to) in [
