@@ -205,3 +205,85 @@ fn a_backup_that_has_lost_its_base_counts_for_nothing() {
     begins(&story.tool("check-age").run().expect_code(0), "OK - ");
     story.restore_to(&to, &[]).run().expect_code(0);
 }
+
+#[test]
+fn statistics_and_the_report_of_a_period() {
+    let Some(server) = Server::need(15) else { return };
+    let story = Story::begin("stats", &server, Options::default());
+    let label = story.backup();
+    story.archive_all();
+    story.tool("base-backup").args(["--type", "incr"]).run().expect_code(0);
+    story
+        .tool("restore-test")
+        .args(["--level", "quick"])
+        .run()
+        .expect_code(0);
+    story
+        .tool("restore-test")
+        .args(["--backup", "20200101T000000Z-full-000000"])
+        .run()
+        .expect_code(1);
+
+    story.step("statistics");
+    let stats = story.tool("info").arg("--stats").run().expect_code(0);
+    for wanted in ["100.0 % of 2", "50.0 % of 2", "2 good backups", "F full", "database "] {
+        assert!(stats.stdout.contains(wanted), "{wanted}\n{}", stats.report());
+    }
+    let json = story
+        .tool("info")
+        .args(["--stats", "--format", "json"])
+        .run()
+        .expect_code(0)
+        .json();
+    assert_eq!(
+        json["jobs"]["base-backup"]["days_7"],
+        serde_json::json!({ "succeeded": 2, "runs": 2 })
+    );
+    assert_eq!(json["repositories"][0]["backups"], 2);
+
+    story.step("the report of a period");
+    let report = story
+        .tool("info")
+        .args(["--report", "2020-01-01", "2199-01-01"])
+        .run()
+        .expect_code(0);
+    for wanted in [
+        label.as_str(),
+        "2 backups, 2 of them good",
+        "2 restore tests, 1 of them passed",
+        "1 failed run",
+        "none recorded",
+    ] {
+        assert!(report.stdout.contains(wanted), "{wanted}\n{}", report.report());
+    }
+    let past = story
+        .tool("info")
+        .args(["--report", "2020-01-01", "2020-02-01"])
+        .run()
+        .expect_code(0);
+    assert!(
+        past.stdout.contains("0 backups") && past.stdout.contains("0 failed runs"),
+        "{}",
+        past.report()
+    );
+    story
+        .tool("info")
+        .args(["--report", "2020-02-01", "2020-01-01"])
+        .run()
+        .expect_code(2)
+        .expect_said("nothing between");
+
+    story.step("a repository that is away is named");
+    let aside = story.scratch.path("aside");
+    std::fs::rename(&story.site.repo().dir, &aside).unwrap();
+    let away = story
+        .tool("info")
+        .args(["--report", "2020-01-01", "2199-01-01"])
+        .run()
+        .expect_code(1);
+    assert!(
+        away.stdout.contains("**Not complete:** repository local"),
+        "{}",
+        away.report()
+    );
+}

@@ -26,6 +26,7 @@ use crate::exit::Contract;
 use crate::interrupt::Interrupt;
 use crate::time::UtcTime;
 
+pub mod history;
 pub mod interruptible;
 mod metrics;
 

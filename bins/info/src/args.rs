@@ -12,6 +12,14 @@ use common::exit;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-info", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
 pub struct Args {
+    /// Show statistics: success rates of 7 and 30 days, sizes, growth, and what can be recovered as a line in time
+    #[arg(long)]
+    pub stats: bool,
+
+    /// Write the report of a period: backups, restore tests, RPO and RTO, failures, erasures; FROM counts, TO does not
+    #[arg(long, value_names = ["FROM", "TO"], num_args = 2, conflicts_with = "stats")]
+    pub report: Vec<String>,
+
     #[command(flatten)]
     pub repositories: Repositories,
 
@@ -28,7 +36,9 @@ impl HasCommon for Args {
     }
 }
 
-const EXAMPLES: [(&str, &str); 2] = [
+const EXAMPLES: [(&str, &str); 4] = [
     ("What is there, and what can be recovered", "pgkeep-info"),
     ("For a script", "pgkeep-info --format json"),
+    ("How reliable, how large, how fast it grows", "pgkeep-info --stats"),
+    ("The report of a month", "pgkeep-info --report 2026-11-01 2026-12-01"),
 ];

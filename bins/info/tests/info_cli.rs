@@ -9,7 +9,7 @@ use system_tests::{Bare, mutilate};
 fn help_version_and_configuration_are_answered_as_everywhere() {
     let bare = Bare::new("info_common");
     bare.check_common_answers("info", &[], 2);
-    for flag in ["--stats", "--report"] {
+    for flag in ["--nonsense", "--report"] {
         bare.tool("info").arg(flag).run().expect_code(2);
     }
     bare.tool("info")
