@@ -116,7 +116,7 @@ servers() {
     if ! installed openssh-server && ((EUID == 0)) && command -v systemctl >/dev/null; then
         systemctl --quiet mask ssh.service ssh.socket 2>/dev/null
     fi
-    packages postgresql-15 postgresql-client-15 zstd age tar strace openssh-server openssh-sftp-server openssh-client
+    packages postgresql-15 postgresql-client-15 postgresql-15-cron zstd age tar strace openssh-server openssh-sftp-server openssh-client
 }
 
 # Where a version is, or will be.

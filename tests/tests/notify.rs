@@ -6,8 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use system_tests::s3::Certificate;
 use system_tests::wait::{PATIENCE, wait_until};
-use system_tests::{Bare, Ran, account};
+use system_tests::{Bare, Ran, Scratch, account};
 
 /// A server that takes what comes and keeps it.
 struct Sink {
@@ -58,43 +59,35 @@ impl Sink {
 
     /// Speaks SMTP; `recipient` is the answer to RCPT. Keeps envelopes and mails.
     fn smtp(recipient: &'static str) -> Sink {
-        Sink::start(move |stream| {
-            let mut reader = BufReader::new(stream);
-            let mut kept = String::new();
-            reader.get_mut().write_all(b"220 sink\r\n").ok()?;
-            loop {
-                let mut line = String::new();
-                if reader.read_line(&mut line).ok()? == 0 {
-                    return Some(kept);
+        Sink::start(move |mut stream| {
+            stream.write_all(b"220 sink\r\n").ok()?;
+            match converse(&mut stream, recipient, false)? {
+                Said::All(kept) => Some(kept),
+                Said::StartTls(_) => None,
+            }
+        })
+    }
+
+    /// The same with TLS, from the first byte on or when asked for.
+    fn smtp_over_tls(certificate: &Certificate, from_the_start: bool) -> Sink {
+        let config = certificate.server();
+        Sink::start(move |mut stream| {
+            let mut before = String::new();
+            if !from_the_start {
+                stream.write_all(b"220 sink\r\n").ok()?;
+                match converse(&mut stream, "250 yes", true)? {
+                    Said::StartTls(kept) => before = kept,
+                    Said::All(kept) => return Some(format!("IN CLEAR\n{kept}")),
                 }
-                let word = line
-                    .split([' ', ':', '\r'])
-                    .next()
-                    .unwrap_or_default()
-                    .to_ascii_uppercase();
-                let answer = match word.as_str() {
-                    "EHLO" => "250 sink",
-                    "RCPT" => recipient,
-                    "DATA" => "354 go on",
-                    "QUIT" => "221 bye",
-                    _ => "250 yes",
-                };
-                kept += &line;
-                reader.get_mut().write_all(format!("{answer}\r\n").as_bytes()).ok()?;
-                if word == "DATA" {
-                    loop {
-                        let mut line = String::new();
-                        reader.read_line(&mut line).ok()?;
-                        if line == ".\r\n" {
-                            break;
-                        }
-                        kept += &line;
-                    }
-                    reader.get_mut().write_all(b"250 taken\r\n").ok()?;
-                }
-                if word == "QUIT" {
-                    return Some(kept);
-                }
+            }
+            let connection = rustls::ServerConnection::new(Arc::clone(&config)).ok()?;
+            let mut stream = rustls::StreamOwned::new(connection, stream);
+            if from_the_start {
+                stream.write_all(b"220 sink\r\n").ok()?;
+            }
+            match converse(&mut stream, "250 yes", false)? {
+                Said::All(kept) => Some(format!("{before}TLS\n{kept}")),
+                Said::StartTls(_) => None,
             }
         })
     }
@@ -111,6 +104,66 @@ impl Sink {
     fn url(&self) -> String {
         format!("http://127.0.0.1:{}/secret-path", self.port)
     }
+}
+
+/// How a conversation ended.
+enum Said {
+    All(String),
+    StartTls(String),
+}
+
+/// The server's part of SMTP, after its greeting. Reads byte by byte, so that nothing of what follows STARTTLS is lost.
+fn converse(stream: &mut (impl Read + Write), recipient: &str, offers_tls: bool) -> Option<Said> {
+    let mut kept = String::new();
+    loop {
+        let Some(line) = line_of(stream) else {
+            return Some(Said::All(kept));
+        };
+        let word = line
+            .split([' ', ':', '\r'])
+            .next()
+            .unwrap_or_default()
+            .to_ascii_uppercase();
+        let answer = match word.as_str() {
+            "EHLO" if offers_tls => "250-sink\r\n250 STARTTLS",
+            "EHLO" => "250 sink",
+            "RCPT" => recipient,
+            "DATA" => "354 go on",
+            "QUIT" => "221 bye",
+            "STARTTLS" => "220 go on",
+            _ => "250 yes",
+        };
+        kept += &line;
+        stream.write_all(format!("{answer}\r\n").as_bytes()).ok()?;
+        if word == "DATA" {
+            loop {
+                let line = line_of(stream)?;
+                if line == ".\r\n" {
+                    break;
+                }
+                kept += &line;
+            }
+            stream.write_all(b"250 taken\r\n").ok()?;
+        }
+        match word.as_str() {
+            "QUIT" => return Some(Said::All(kept)),
+            "STARTTLS" => return Some(Said::StartTls(kept)),
+            _ => {}
+        }
+    }
+}
+
+/// The next line; nothing at the end.
+fn line_of(stream: &mut impl Read) -> Option<String> {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        match stream.read(&mut byte) {
+            Ok(1) => line.extend(byte),
+            _ => return None,
+        }
+    }
+    String::from_utf8(line).ok()
 }
 
 /// A host with somebody to tell, and a job that failed.
@@ -350,4 +403,61 @@ fn mistakes_are_named() {
         bare.configure(&format!("{}\n[notify.ops]\n{table}\n", bare.text));
         tell(&bare).expect_code(2).expect_said(words);
     }
+}
+
+#[test]
+fn mail_goes_over_tls_and_not_to_a_server_that_nobody_vouches_for() {
+    let scratch = Scratch::new("notify_tls");
+    let certificate = Certificate::make(&scratch.path("certificates"));
+    for (tls, from_the_start) in [("always", true), ("starttls", false)] {
+        let sink = Sink::smtp_over_tls(&certificate, from_the_start);
+        let settings = format!(
+            "[notify.mail]\nkind = \"smtp\"\nserver = \"127.0.0.1:{}\"\ntls = \"{tls}\"\nfrom = \"a@example.com\"\nto = [\"b@example.com\"]\n",
+            sink.port
+        );
+        let bare = host(&format!("notify_{tls}"), &settings);
+        fail(&bare);
+        let stranger = tell(&bare).expect_code(0);
+        assert!(
+            stranger.stderr.contains("\"mail\" cannot be told"),
+            "{}",
+            stranger.report()
+        );
+        assert!(
+            sink.taken().iter().all(|text| !text.contains("b@example.com")),
+            "{:?}",
+            sink.taken()
+        );
+        let known = bare
+            .tool("notify")
+            .args(["--job", "base-backup"])
+            .env("SSL_CERT_FILE", &certificate.authority);
+        let told = known.run().expect_code(0);
+        assert!(!told.stderr.contains("cannot be told"), "{}", told.report());
+        let mailed = || {
+            sink.taken()
+                .into_iter()
+                .find(|text| text.contains("RCPT TO:<b@example.com>"))
+        };
+        wait_until("the mail is there", PATIENCE, || mailed().is_some());
+        let text = mailed().unwrap_or_default();
+        let (before, after) = text.split_once("TLS\n").unwrap_or_default();
+        assert!(!before.contains("MAIL FROM") && after.contains("MAIL FROM"), "{text}");
+    }
+    // A server that offers none gets nothing.
+    let clear = Sink::smtp("250 yes");
+    let bare = host(
+        "notify_clear",
+        &format!(
+            "[notify.mail]\nkind = \"smtp\"\nserver = \"127.0.0.1:{}\"\nfrom = \"a@example.com\"\nto = [\"b@example.com\"]\n",
+            clear.port
+        ),
+    );
+    fail(&bare);
+    tell(&bare).expect_code(0).expect_said("\"mail\" cannot be told");
+    assert!(
+        clear.taken().iter().all(|text| !text.contains("MAIL FROM")),
+        "{:?}",
+        clear.taken()
+    );
 }

@@ -421,6 +421,30 @@ fn what_was_restored_reaches_nothing_outside(server: &Server) {
     wait_until("the restored server comes", PATIENCE, || visitors(&listener) > 0);
 }
 
+#[test]
+fn jobs_in_the_database_do_not_run() {
+    let Some(server) = Server::need(15) else { return };
+    if !server.program("../lib/pg_cron.so").is_file() {
+        return system_tests::stand::skipped("pg_cron is not here; tests/stand/install.sh servers installs it");
+    }
+    let settings = [
+        "restore_test.assert.jobs = { sql = \"SELECT count(*) FROM cron.job\", equals = \"1\" }",
+        "restore_test.assert.workers = { sql = \"SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_cron%'\", equals = \"0\" }",
+    ];
+    let story = story("test_cron", &server, Options::default(), &settings);
+    let cluster = &story.cluster;
+    cluster.conf(&["shared_preload_libraries = 'pg_cron'"]);
+    cluster.restart();
+    cluster.sql("CREATE EXTENSION pg_cron");
+    cluster.query("SELECT cron.schedule('* * * * *', 'SELECT 1')");
+    let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_cron%'";
+    wait_until("the server itself has its worker", PATIENCE, || {
+        cluster.query_one(workers) == "1"
+    });
+    story.backup();
+    test(&story).args(["--level", "standard"]).run().expect_code(0);
+}
+
 /// How many files begin with this path.
 fn count_files(path: &Path) -> usize {
     let name = path.file_name().unwrap().to_string_lossy().into_owned();

@@ -52,6 +52,11 @@ impl Certificate {
     }
 
     pub(super) fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
+        self.server().into()
+    }
+
+    /// What a server shows.
+    pub fn server(&self) -> Arc<rustls::ServerConfig> {
         let shown = CertificateDer::from_pem_slice(&fs::read(&self.shown).unwrap()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(&fs::read(&self.key).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -61,7 +66,7 @@ impl Certificate {
             .with_no_client_auth()
             .with_single_cert(vec![shown], key)
             .unwrap();
-        Arc::new(config).into()
+        Arc::new(config)
     }
 }
 
