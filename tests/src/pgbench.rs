@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 
 use crate::cluster::output_file;
 use crate::stand::debian_program;
+use crate::wait::{PATIENCE, wait_until};
 use crate::{Cluster, account};
 
 impl Cluster {
@@ -75,9 +76,14 @@ impl Load {
         number.unwrap_or_else(|| panic!("pgbench said nothing of transactions\n{output}"))
     }
 
-    /// Ends it early. Whatever it says of that does not matter.
-    pub fn stop(self) {
+    /// Ends it early. Whatever it says of that does not matter; but what its sessions were about to commit is committed, or not, when
+    /// this returns: they live a moment longer than their client.
+    pub fn stop(self, cluster: &Cluster) {
         drop(self);
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'";
+        wait_until("the sessions of pgbench are gone", PATIENCE, || {
+            cluster.query_one(sessions) == "0"
+        });
     }
 
     fn finish(&mut self) -> String {

@@ -20,7 +20,7 @@ fn round_trip(name: &str, server: &Server, repository: impl FnOnce(RepoOptions) 
         cluster.query_one(&format!("SELECT pg_current_wal_lsn() > '{started}'")) == "t"
     });
     story.backup();
-    load.stop();
+    load.stop(cluster);
 
     story.step("a moment is noted, then more is written");
     cluster.sql("SELECT pg_create_restore_point('noted')");

@@ -59,7 +59,7 @@ fn a_backup_under_load_comes_back_at_a_target_and_at_the_end(server: &Server) {
     });
     story.backup();
     assert!(cluster.query_one("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'") != "0");
-    load.stop();
+    load.stop(cluster);
 
     story.step("a moment is noted, then more is written");
     cluster.sql("SELECT pg_create_restore_point('noted')");
@@ -126,7 +126,7 @@ fn postgresql_s_own_verifier_accepts_files_and_wal_of_a_restored_backup(server: 
     story.cluster.pgbench_init(1);
     let load = story.cluster.pgbench_background(1, 600);
     story.backup();
-    load.stop();
+    load.stop(&story.cluster);
     let restored = story.restored("restored", &["--target-immediate"]);
     // WAL is read by the program of its own version only.
     if server.client("pg_waldump").is_some() {

@@ -121,7 +121,7 @@ fn load_runs_in_the_background_and_can_be_cut_short() {
     let load = cluster.pgbench_background(2, 600);
     let moved = || cluster.query_one(&format!("SELECT pg_current_wal_lsn() > '{start}'")) == "t";
     system_tests::wait_until("load writes WAL", PATIENCE, moved);
-    load.stop();
+    load.stop(&cluster);
     cluster.restart();
     assert!(cluster.pgbench_background(1, 1).wait() > 0);
 }

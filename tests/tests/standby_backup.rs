@@ -170,7 +170,7 @@ fn a_chain_over_primary_and_standby_comes_back(server: &Server) {
     let load = primary.pgbench_background(2, 60);
     let said = made(&pair.backup("full").run().expect_code(0));
     let busy = label_of(&said);
-    load.stop();
+    load.stop(primary);
     archive_all(primary);
     let end = primary.checksum("postgres");
 
@@ -269,7 +269,7 @@ fn without_a_primary_to_ask_it_waits_so_long_and_says_what_to_do() {
     // PostgreSQL ends a segment in which something was written.
     let load = story.cluster.pgbench_background(1, 120);
     let label = label_of(&made(&pair.backup("full").run().expect_code(0)));
-    load.stop();
+    load.stop(&story.cluster);
     archive_all(&story.cluster);
     let restored = story.promoted("back", &["--backup", &label]);
     assert_eq!(restored.checksum("postgres"), story.cluster.checksum("postgres"));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use common::postgres::archive::Archive;
 use common::repository::dumps::{Contents, Database, DumpInfo};
-use common::units::ByteSize;
+use common::units::{ByteSize, counted};
 
 use crate::select::{Selection, Wanted};
 
@@ -18,7 +18,7 @@ pub fn list(info: &DumpInfo, contents: &Contents, tenant: Option<&str>) -> Strin
         "dump {}: {} of {}{past}, PostgreSQL {}, {}\n",
         info.label,
         ByteSize(info.size),
-        info.started,
+        info.started.whole_seconds(),
         info.server_version,
         if info.globals {
             "with roles and tablespaces"
@@ -30,15 +30,16 @@ pub fn list(info: &DumpInfo, contents: &Contents, tenant: Option<&str>) -> Strin
         let schemas = tables(&database.archive);
         let count: usize = schemas.values().map(Vec::len).sum();
         text += &format!(
-            "database {}: {} schemas with {count} tables, {}{}\n",
+            "database {}: {} with {}, {}{}\n",
             database.name,
-            schemas.len(),
+            counted(schemas.len() as u64, "schema"),
+            counted(count as u64, "table"),
             ByteSize(database.archive.size),
             limits(database)
         );
         for (schema, names) in &schemas {
             match tenant {
-                None => text += &format!("  {schema}: {} tables\n", names.len()),
+                None => text += &format!("  {schema}: {}\n", counted(names.len() as u64, "table")),
                 Some(wanted) if wanted == *schema => {
                     names.iter().for_each(|name| text += &format!("  {schema}.{name}\n"))
                 }
@@ -96,8 +97,9 @@ pub fn plan(
         .filter(|entry| entry.kind == "TABLE DATA" && chosen.contains(&entry.id))
         .count();
     let mut text = format!(
-        "{what} into {into}: {} objects, rows of {tables} tables, reading {} of {}\n",
-        chosen.len(),
+        "{what} into {into}: {}, rows of {}, reading {} of {}\n",
+        counted(chosen.len() as u64, "object"),
+        counted(tables as u64, "table"),
         ByteSize(bytes),
         ByteSize(archive.size)
     );

@@ -7,7 +7,7 @@ use common::exit::Verdict;
 use common::job::Report;
 use common::repository::dumps::{DumpInfo, Scope};
 use common::repository::writer::Outcome;
-use common::units::{ByteSize, display_seconds};
+use common::units::{ByteSize, counted, display_seconds};
 use serde::Serialize;
 
 use crate::dump::nowhere;
@@ -30,6 +30,8 @@ pub struct Made {
     databases: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    only: Vec<String>,
     tables: u64,
     size_bytes: u64,
     stored_bytes: u64,
@@ -75,6 +77,11 @@ impl Made {
             scope: info.scope,
             databases: unit.databases.clone(),
             tenant: unit.schema.clone(),
+            only: unit
+                .tables
+                .iter()
+                .map(|(schema, table)| format!("{schema}.{table}"))
+                .collect(),
             tables: info.tables,
             size_bytes: info.size,
             stored_bytes: info.stored,
@@ -86,6 +93,7 @@ impl Made {
 
     fn what(&self) -> String {
         match (&self.tenant, self.databases.as_slice()) {
+            (None, [database]) if !self.only.is_empty() => format!("{} of database {database}", self.only.join(", ")),
             (Some(tenant), [database]) => format!("tenant {tenant} of database {database}"),
             (_, []) => "roles and tablespaces".to_owned(),
             (_, [database]) => format!("database {database}"),
@@ -104,10 +112,10 @@ impl Ended {
         let mut text = String::new();
         for one in made {
             text += &format!(
-                "dump {}: {}, {} tables, {} in {}, stored {} in {}\n",
+                "dump {}: {}, {}, {} in {}, stored {} in {}\n",
                 one.label,
                 one.what(),
-                one.tables,
+                counted(one.tables, "table"),
                 ByteSize(one.size_bytes),
                 display_seconds(Duration::from_secs_f64(one.duration_seconds)),
                 ByteSize(one.stored_bytes),

@@ -12,6 +12,7 @@ use common::repository::wal::{mapped_name, stored_name};
 use common::repository::{Label, Repository, catalog};
 use common::retention::wal::Needed;
 use common::storage::Key;
+use common::time::UtcTime;
 
 use crate::plan::Removal;
 
@@ -33,6 +34,8 @@ pub struct Removed {
     pub bytes: u64,
     /// What the store refused to delete, and why.
     pub refused: Vec<String>,
+    /// Until when at least everything that stays is locked, in a repository with object locks.
+    pub locked_until: Option<UtcTime>,
 }
 
 /// Removes; `jobs` deletions run at a time.

@@ -1,9 +1,11 @@
 //! Renews the object locks of what stays.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use common::durable;
 use common::error::{Error, Kind, Result};
 use common::interrupt;
 use common::postgres::WalName;
@@ -13,6 +15,40 @@ use common::storage::{Key, Stat};
 use common::time::UtcTime;
 
 use crate::plan::Plan;
+
+/// When the locks of a repository were last renewed, remembered by this host.
+pub struct Renewals(PathBuf);
+
+impl Renewals {
+    /// Below the state directory of a cluster.
+    pub fn new(state: &Path, uuid: &str) -> Self {
+        Self(state.join("prune").join(format!("{uuid}.renewed")))
+    }
+
+    /// The time; nothing where this host never did it.
+    pub fn last(&self) -> Option<UtcTime> {
+        let text = std::fs::read_to_string(&self.0).ok()?;
+        UtcTime::parse_compact(text.trim()).ok()
+    }
+
+    /// Remembers it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remember(&self, now: UtcTime) -> Result<()> {
+        if let Some(directory) = self.0.parent() {
+            durable::create_dir_all(directory, 0o755)?;
+        }
+        durable::replace_unsynced(&self.0, format!("{}\n", now.compact()).as_bytes(), 0o644)
+    }
+}
+
+/// Until when at least everything that stays is locked: each object is locked for `horizon` when it is written, and again with each
+/// renewal. Nothing where nothing stays.
+pub fn until(last: Option<UtcTime>, oldest: Option<UtcTime>, horizon: Duration) -> Option<UtcTime> {
+    let oldest = oldest?;
+    Some(last.map_or(oldest, |last| last.max(oldest)).plus(horizon))
+}
 
 /// Renews all locks of a repository up to `horizon` from now; says how many.
 ///
@@ -37,6 +73,10 @@ pub fn renew(repository: &Repository, plan: &Plan, horizon: Option<Duration>, jo
         .chain(staying)
     {
         let folder = repository.keys().of_label(label)?;
+        renewed += renew_below(repository, &folder, now, horizon, jobs, &|_| true)?;
+    }
+    for (name, _) in plan.dumps.iter().filter(|(_, why)| why.is_some()) {
+        let folder = repository.keys().dumps()?.join(name)?;
         renewed += renew_below(repository, &folder, now, horizon, jobs, &|_| true)?;
     }
     renewed += renew_below(repository, &repository.keys().events()?, now, horizon, jobs, &|_| true)?;
@@ -121,6 +161,31 @@ fn renew_below(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn locks_last_from_the_oldest_object_or_the_last_renewal() {
+        let at = |hours: i64| UtcTime::from_unix_seconds(1_790_000_000 + hours * 3600).unwrap();
+        let day = Duration::from_secs(86_400);
+        assert_eq!(until(None, None, day), None);
+        assert_eq!(until(Some(at(5)), None, day), None);
+        assert_eq!(until(None, Some(at(0)), day), Some(at(24)));
+        assert_eq!(until(Some(at(10)), Some(at(0)), day), Some(at(34)));
+        assert_eq!(
+            until(Some(at(0)), Some(at(10)), day),
+            Some(at(34)),
+            "all that stays is younger"
+        );
+    }
+
+    #[test]
+    fn a_renewal_is_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let renewals = Renewals::new(directory.path(), "uuid");
+        assert_eq!(renewals.last(), None);
+        let now = UtcTime::from_unix_seconds(1_790_000_000).unwrap();
+        renewals.remember(now).unwrap();
+        assert_eq!(renewals.last(), Some(now));
+    }
 
     #[test]
     fn what_was_just_stored_needs_no_renewal() {

@@ -24,6 +24,7 @@ use common::time::UtcTime;
 
 use act::{Removed, act};
 use args::Args;
+use locks::Renewals;
 use plan::{Plan, plan};
 use show::{Ended, Outcome};
 use survey::survey;
@@ -71,7 +72,8 @@ impl Done {
         let prune = Pruning {
             args,
             host,
-            cache: config.state_directory.join(&cluster.name).join("catalog"),
+            cache: config.state_of(cluster).join("catalog"),
+            state: config.state_of(cluster),
             jobs: args.jobs.unwrap_or(config.jobs),
         };
         let one = |repository: &Repository| {
@@ -122,6 +124,7 @@ struct Pruning<'a> {
     args: &'a Args,
     host: &'a str,
     cache: PathBuf,
+    state: PathBuf,
     jobs: usize,
 }
 
@@ -148,9 +151,16 @@ impl Pruning<'_> {
             let removal = removal.both(&look()?.removal());
             removed = act(repository, &removal, self.jobs)?;
         }
+        let renewals = Renewals::new(&self.state, &repository.identity()?.uuid);
         if self.args.renew_locks {
+            let now = repository.store.now()?;
             locks::renew(repository, &planned, lock, self.jobs)?;
+            if lock.is_some() {
+                renewals.remember(now)?;
+            }
         }
+        let oldest = planned.staying().first().map(|label| label.started());
+        removed.locked_until = lock.and_then(|horizon| locks::until(renewals.last(), oldest, horizon));
         if let Err(error) = repository.store.sweep(self.args.garbage_after) {
             log::debug!("cannot sweep repository \"{}\": {}", repository.name, chain(&error));
         }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use common::error::{Error, Kind, Result, chain};
 use common::exit;
-use common::job::Report;
+use common::job::{Report, Sample};
 use common::postgres::{SegmentName, SegmentSize};
 use common::repository::wal::Range;
 use common::units::ByteSize;
@@ -239,6 +239,13 @@ impl Ended {
                 .filter_map(|(_, outcome)| outcome.as_ref().ok()?.1.as_ref())
         };
         let sum = |of: fn(&Removed) -> u64| removed().map(of).sum::<u64>();
+        let locked = self.repositories.iter().filter_map(|(name, outcome)| {
+            let until = outcome.as_ref().ok()?.1.as_ref()?.locked_until?;
+            let help = "until when at least all objects that stay are locked";
+            let seconds = until.unix_seconds() as f64;
+            Some(Sample::new("pgkeep_locks_until_timestamp_seconds", seconds, help).label("repository", name))
+        });
+        let report = locked.fold(report, Report::sample);
         report
             .field("backups", sum(|removed| removed.backups))
             .field("wal_segments", sum(|removed| removed.segments))
