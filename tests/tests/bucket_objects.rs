@@ -533,3 +533,81 @@ fn what_was_overwritten_or_deleted_is_listed() {
         [("main/backup/one".to_owned(), 1), ("main/backup/three".to_owned(), 1)]
     );
 }
+
+#[test]
+fn locks_of_all_that_stays_are_renewed_and_their_end_is_told() {
+    let Some(server) = Server::need(15) else { return };
+    let scratch = Scratch::new("relocks");
+    let Some(moto) = locking(&scratch) else { return };
+    let credentials = scratch.path("credentials");
+    S3::credentials(&credentials);
+    let story = Story::with("locks", &server, Options::default(), |site| {
+        let away = RepoOptions::new("away").at("s3://backups/pg", &scratch.path("nowhere"));
+        let lines = [
+            format!("endpoint = \"{}\"", moto.endpoint()),
+            format!("credentials_file = \"{}\"", credentials.display()),
+            "lock_horizon = \"40s\"".to_owned(),
+        ];
+        site.repository(lines.iter().fold(away, |options, line| options.line(line)))
+    });
+    let label = story.backup();
+    let ran = story
+        .tool("dump")
+        .args(["--database", "postgres", "--format", "json"])
+        .run()
+        .expect_code(0);
+    let dump = ran.json()["dumps"][0]["label"].as_str().unwrap().to_owned();
+    let told = || -> f64 {
+        let files = fs::read_dir(story.site.dir.join("metrics")).unwrap().flatten();
+        let text: String = files.map(|file| fs::read_to_string(file.path()).unwrap()).collect();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("pgkeep_locks_until_timestamp_seconds{"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or_default()
+    };
+    let objects = [
+        format!("backup/{label}/manifest.zst"),
+        format!("dump/{dump}/1.dump.zst"),
+        format!("dump/{dump}/dump.json"),
+    ];
+    let locked_until = || -> Vec<String> {
+        let of = |object: &String| {
+            let said = moto.head(&format!("/backups/pg/main/{object}"));
+            let line = said
+                .lines()
+                .find_map(|line| line.strip_prefix("x-amz-object-lock-retain-until-date: "));
+            line.unwrap_or_else(|| panic!("{object}: {said}")).to_uppercase()
+        };
+        objects.iter().map(of).collect()
+    };
+    let before = locked_until();
+
+    story.step("what was never renewed is locked since the oldest backup");
+    story.tool("prune").run().expect_code(0);
+    let begun = label
+        .split('-')
+        .next()
+        .and_then(|time| UtcTime::parse_compact(time).ok())
+        .unwrap();
+    assert_eq!(told(), (begun.unix_seconds() + 40) as f64);
+
+    story.step("a renewal reaches backups, dumps and WAL, once they are not quite new any more");
+    wait_until("an eighth of the horizon has passed", PATIENCE, || {
+        UtcTime::now().since(begun) > Duration::from_secs(12)
+    });
+    story.tool("prune").arg("--renew-locks").run().expect_code(0);
+    let renewed = told();
+    assert!(renewed > (begun.unix_seconds() + 40) as f64, "{renewed}");
+    for ((object, before), after) in objects.iter().zip(before).zip(locked_until()) {
+        let until: UtcTime = after.parse().unwrap();
+        assert!(
+            after > before && until.unix_seconds() as f64 >= renewed,
+            "{object}: {before} {after} {renewed}"
+        );
+    }
+
+    story.step("a run without renewing tells the same");
+    story.tool("prune").run().expect_code(0);
+    assert_eq!(told(), renewed);
+}

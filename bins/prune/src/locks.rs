@@ -16,6 +16,9 @@ use common::time::UtcTime;
 
 use crate::plan::Plan;
 
+/// What was stored within this part of the horizon is locked for nearly as long already.
+const FRESH: u32 = 8;
+
 /// When the locks of a repository were last renewed, remembered by this host.
 pub struct Renewals(PathBuf);
 
@@ -47,6 +50,8 @@ impl Renewals {
 /// renewal. Nothing where nothing stays.
 pub fn until(last: Option<UtcTime>, oldest: Option<UtcTime>, horizon: Duration) -> Option<UtcTime> {
     let oldest = oldest?;
+    // A renewal leaves out what was stored so shortly before.
+    let last = last.map(|last| last.minus(horizon / FRESH));
     Some(last.map_or(oldest, |last| last.max(oldest)).plus(horizon))
 }
 
@@ -106,9 +111,8 @@ fn one(repository: &Repository, key: &Key, until: UtcTime) -> Result<()> {
         .map_err(|error| error.context(format!("renew the lock of {}", repository.store.describe(Some(key)))))
 }
 
-/// What was stored a moment ago is locked for nearly as long already.
 fn is_due(stat: Stat, now: UtcTime, horizon: Duration) -> bool {
-    now.since(stat.modified) > horizon / 8
+    now.since(stat.modified) > horizon / FRESH
 }
 
 fn renew_below(
@@ -169,7 +173,7 @@ mod tests {
         assert_eq!(until(None, None, day), None);
         assert_eq!(until(Some(at(5)), None, day), None);
         assert_eq!(until(None, Some(at(0)), day), Some(at(24)));
-        assert_eq!(until(Some(at(10)), Some(at(0)), day), Some(at(34)));
+        assert_eq!(until(Some(at(10)), Some(at(0)), day), Some(at(31)));
         assert_eq!(
             until(Some(at(0)), Some(at(10)), day),
             Some(at(34)),
