@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use common::error::{Error, Kind, Result, chain};
 use common::exit;
 use common::job::Report;
+use common::units::counted;
 use serde::Serialize;
 
 use crate::finding::{Finding, Weight};
@@ -111,11 +112,15 @@ impl Ended {
                 let _ = writeln!(text, "{word}  {}: {}", one.object, one.how);
             }
             let (backups, segments, dumps) = verified.looked_at;
+            let dumps = match dumps {
+                0 => String::new(),
+                count => format!(", {}", counted(count, "dump")),
+            };
             let usable = verified.backups.iter().filter(|backup| backup.is_usable()).count();
             let _ = match wrong(outcome) {
                 0 => writeln!(
                     text,
-                    "repository \"{name}\": whole: {backups} backups, {segments} WAL segments, {dumps} dumps"
+                    "repository \"{name}\": whole: {backups} backups, {segments} WAL segments{dumps}"
                 ),
                 count => writeln!(
                     text,
