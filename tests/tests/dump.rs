@@ -428,6 +428,30 @@ fn what_goes_wrong_is_said_and_leaves_no_half_dump() {
     nothing_listed(&story, weak(), 2, "permission denied");
     assert!(weak().stderr.contains("pg_read_all_data"));
 
+    story.step("a wrong password");
+    cluster.sql("ALTER ROLE weak PASSWORD 'right'");
+    let access = cluster.data().join("pg_hba.conf");
+    let before = std::fs::read_to_string(&access).unwrap();
+    account::write(&access, format!("local all weak scram-sha-256\n{before}"), 0o600);
+    cluster.reload();
+    let passwords = story.scratch.write("passwords", "*:*:*:weak:wrong\n", 0o600);
+    let text = std::fs::read_to_string(&story.site.config).unwrap();
+    let weak = format!("user = \"weak\"\npassfile = \"{}\"", passwords.display());
+    let config = story
+        .scratch
+        .write("wrong.toml", text.replace("user = \"postgres\"", &weak), 0o600);
+    let refused = || dump_with(&config).run();
+    wait_until("the server has read pg_hba.conf", PATIENCE, || {
+        refused().stderr.contains("password authentication failed")
+    });
+    let ran = refused();
+    assert!(
+        !ran.stderr.contains("wrong\n") && ran.stderr.contains("passfile"),
+        "{}",
+        ran.report()
+    );
+    nothing_listed(&story, ran, 2, "password authentication failed");
+
     story.step("a server that ends the session in the middle");
     let mut blocker = cluster.client("shop");
     blocker
