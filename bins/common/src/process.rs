@@ -149,6 +149,28 @@ pub fn expect_success(what: &str, output: &Output) -> Result<()> {
     })
 }
 
+/// Passes the lines of a stream on to the log, in a thread of its own; at its end the last `most` of them come.
+pub fn follow(
+    stream: Option<impl Read + Send + 'static>,
+    level: log::Level,
+    most: usize,
+) -> mpsc::Receiver<Vec<String>> {
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut last = Vec::new();
+        let lines = stream.into_iter().flat_map(|stream| BufReader::new(stream).lines());
+        for line in lines.map_while(std::io::Result::ok) {
+            log::log!(level, "{line}");
+            last.push(line);
+            if last.len() > most {
+                last.remove(0);
+            }
+        }
+        let _ = send.send(last);
+    });
+    receive
+}
+
 fn cannot_start(error: std::io::Error, name: &str) -> Error {
     let missing = error.kind() == std::io::ErrorKind::NotFound;
     let error = Error::io(error, format!("start {name}"));

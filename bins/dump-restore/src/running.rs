@@ -8,6 +8,7 @@ use std::sync::mpsc;
 
 use common::error::{Context, Error, Kind, Result};
 use common::postgres::{ConnectionSettings, Programs};
+use common::process;
 
 use crate::fetch::Source;
 use crate::script::{self, Frame};
@@ -178,7 +179,7 @@ impl Clients<'_> {
                     .with_kind(Kind::Config)
                     .hint("the client programs of PostgreSQL are needed: postgresql-client-N")
             })?;
-        let said = follow(child.stderr.take());
+        let said = process::follow(child.stderr.take(), log::Level::Debug, LAST_LINES);
         Ok(Running { program, child, said })
     }
 }
@@ -296,22 +297,4 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Keeps the last lines.
-fn follow(stream: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<String>> {
-    let (send, receive) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut last = Vec::new();
-        let lines = stream.into_iter().flat_map(|stream| BufReader::new(stream).lines());
-        for line in lines.map_while(|line| line.ok()) {
-            log::debug!("{line}");
-            last.push(line);
-            if last.len() > LAST_LINES {
-                last.remove(0);
-            }
-        }
-        let _ = send.send(last);
-    });
-    receive
 }

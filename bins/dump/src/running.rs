@@ -1,6 +1,6 @@
 //! Runs pg_dump and pg_dumpall, and reads what they write to the end while it is stored.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Instant;
@@ -9,6 +9,7 @@ use common::error::{Context, Error, Kind, Result};
 use common::interrupt;
 use common::postgres::archive::{self, Archive};
 use common::postgres::{ConnectionSettings, Programs};
+use common::process;
 use common::progress::Progress;
 use common::repository::dumps::Framed;
 use common::repository::writer::Copies;
@@ -160,7 +161,7 @@ impl Clients<'_> {
                     .with_kind(Kind::Config)
                     .hint("the client programs of PostgreSQL are needed: postgresql-client-N")
             })?;
-        let said = follow(child.stderr.take());
+        let said = process::follow(child.stderr.take(), log::Level::Debug, LAST_LINES);
         Ok(Running { child, said })
     }
 }
@@ -191,22 +192,4 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Keeps the last lines.
-fn follow(stream: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<String>> {
-    let (send, receive) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut last = Vec::new();
-        let lines = stream.into_iter().flat_map(|stream| BufReader::new(stream).lines());
-        for line in lines.map_while(|line| line.ok()) {
-            log::debug!("{line}");
-            last.push(line);
-            if last.len() > LAST_LINES {
-                last.remove(0);
-            }
-        }
-        let _ = send.send(last);
-    });
-    receive
 }

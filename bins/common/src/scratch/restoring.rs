@@ -1,6 +1,6 @@
 //! Runs pgkeep-restore, as a person would.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -149,7 +149,10 @@ impl Restorer {
             .spawn()
             .context(|| format!("start {}", self.program.display()))
             .map_err(|error| error.hint("pgkeep-restore has to lie beside this program or in /usr/bin"))?;
-        let (out, lines) = (gather(child.stdout.take()), follow(child.stderr.take(), level));
+        let (out, lines) = (
+            gather(child.stdout.take()),
+            process::follow(child.stderr.take(), level, LAST_LINES),
+        );
         let status = self.wait(&mut child)?;
         let said = lines.recv().unwrap_or_default();
         let result = match status.success() {
@@ -188,27 +191,6 @@ fn gather(stream: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> 
             let _ = stream.read_to_string(&mut all);
         }
         let _ = send.send(all);
-    });
-    receive
-}
-
-/// Passes lines on, and keeps the last ones.
-fn follow(stream: Option<impl Read + Send + 'static>, level: log::Level) -> mpsc::Receiver<Vec<String>> {
-    let (send, receive) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut last = Vec::new();
-        for line in stream
-            .into_iter()
-            .flat_map(|stream| BufReader::new(stream).lines())
-            .map_while(|line| line.ok())
-        {
-            log::log!(level, "{line}");
-            last.push(line);
-            if last.len() > LAST_LINES {
-                last.remove(0);
-            }
-        }
-        let _ = send.send(last);
     });
     receive
 }
