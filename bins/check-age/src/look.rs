@@ -68,7 +68,7 @@ fn newest(repository: &Repository, cache: &Path, what: What) -> Result<Newest> {
         }
         What::Dump => {
             let newest = dumps::newest_of_databases(repository)?;
-            Ok(newest.map_or(Newest::Never, |dump| Newest::Made(dump.started, dump.name)))
+            Ok(newest.map_or(Newest::Never, |dump| Newest::Made(dump.started, dump.label.to_string())))
         }
     }
 }

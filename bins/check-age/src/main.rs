@@ -10,7 +10,7 @@ use common::check::Line;
 use common::config::access::{Access, access};
 use common::error::{Error, Kind, Result};
 use common::exit;
-use common::process;
+use common::open;
 use common::time::UtcTime;
 
 use args::Args;
@@ -39,11 +39,8 @@ fn places(args: &Args) -> Result<Vec<Place>> {
         Access::StatusOnly(state, cluster) => return Ok(vec![look::status(&state, &cluster, args.what)]),
     };
     let cluster = args.common.choose(&config)?;
-    // As root it would not have the keys and known hosts of the jobs. A host that only watches has no data directory.
-    let data_directory = cluster.data_directory.as_deref().filter(|directory| directory.is_dir());
-    if let Some(said) = data_directory.map(process::become_owner_of).transpose()?.flatten() {
-        log::info!("{said}");
-    }
+    // As root it would not have the keys and known hosts of the jobs.
+    open::become_owner(cluster)?;
     let places = look::repositories(&config, cluster, &args.repositories.names, args.what)?;
     // A repository that does not answer is not known by what a job left on this host; one that this user may not read is.
     if places.iter().all(|place| matches!(place.newest, Newest::Denied(_))) {

@@ -11,6 +11,8 @@ use common::repository::Repository;
 use common::repository::dumps::{self, DumpInfo};
 use common::storage::ObjectReader;
 
+use crate::select::Wanted;
+
 /// What is read in one piece, in bytes.
 const PIECE_BYTES: u64 = 1 << 20;
 
@@ -58,9 +60,17 @@ impl Source {
     }
 }
 
+/// The parts of an archive that hold what is wanted.
+pub fn parts_of(archive: &Archive, wanted: &Wanted, chosen: &BTreeSet<i64>) -> Vec<(u64, u64)> {
+    match wanted {
+        Wanted::Whole => vec![(0, archive.size)],
+        Wanted::Tenant(_) | Wanted::Tables(_) => parts(archive, chosen),
+    }
+}
+
 /// The parts of an archive that hold these entries: its head, and their data. pg_restore reads it as a stream and passes over data that
 /// is not asked for, so it does not miss the rest.
-pub fn parts(archive: &Archive, chosen: &BTreeSet<i64>) -> Vec<(u64, u64)> {
+fn parts(archive: &Archive, chosen: &BTreeSet<i64>) -> Vec<(u64, u64)> {
     let mut parts = vec![(0, archive.head_bytes)];
     for block in archive.blocks.iter().filter(|block| chosen.contains(&block.id)) {
         let end = block.offset + block.length;

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use common::config::Cluster;
 use common::error::{Error, Kind, Result, chain};
-use common::postgres::{ConnectionSettings, Major, Programs, Session};
+use common::postgres::archive::Archive;
+use common::postgres::{ConnectionSettings, Major, Programs, Session, sql};
 use common::repository::dumps::{self, Contents, Database, DumpInfo, GLOBALS, Scope};
 use common::repository::{Nonce, Repository};
 use common::units::display_seconds;
@@ -17,9 +18,6 @@ use crate::fetch::{self, Source};
 use crate::running::{self, Clients, Part};
 use crate::select::{self, Selection, Wanted};
 use crate::{script, show, target};
-
-/// The databases in which another one can be created, in this order.
-const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
 
 /// A run.
 pub struct Restoring<'a> {
@@ -176,8 +174,19 @@ impl Restoring<'_> {
         Programs::of_client(self.cluster.dump.bin_directory.as_deref(), major)
     }
 
-    fn options(&self) -> Vec<String> {
+    /// The SQL around a tenant or tables.
+    fn frame(&self, wanted: &Wanted, extensions: &[String]) -> Result<script::Frame> {
+        let aside = format!("pgkeep_aside_{}", Nonce::random()?);
+        let rename = self.args.rename.as_deref();
+        Ok(script::frame(wanted, rename, self.args.clean, &aside, extensions))
+    }
+
+    /// What pg_restore is told.
+    fn options(&self, wanted: &Wanted) -> Vec<String> {
         let mut options = Vec::new();
+        if self.args.clean && *wanted == Wanted::Whole {
+            options.extend(["--clean".to_owned(), "--if-exists".to_owned()]);
+        }
         if self.args.no_owner {
             options.push("--no-owner".to_owned());
         }
@@ -215,10 +224,7 @@ impl Restoring<'_> {
             self.check_roles(session, archive, &selection)?;
         }
         let chosen = selection.all();
-        let parts = match wanted {
-            Wanted::Whole => vec![(0, archive.size)],
-            _ => fetch::parts(archive, &chosen),
-        };
+        let parts = fetch::parts_of(archive, wanted, &chosen);
         let bytes = parts.iter().map(|(from, to)| to - from).sum();
         let plan = show::plan(archive, wanted, args.rename.as_deref(), &selection, bytes, into);
         if args.dry_run {
@@ -228,14 +234,10 @@ impl Restoring<'_> {
         let server = session.as_ref().map_or(0, |session| session.server_version().number());
         drop(session);
         let mut source = Source::open(repository, info, &database.object)?;
-        let mut options = self.options();
-        if args.clean && *wanted == Wanted::Whole {
-            options.extend(["--clean".to_owned(), "--if-exists".to_owned()]);
-        }
         let clients = Clients {
             programs: &programs,
             server: Some((&self.connection, into)),
-            options,
+            options: self.options(wanted),
         };
         match wanted {
             Wanted::Whole => {
@@ -251,8 +253,7 @@ impl Restoring<'_> {
                 })?;
             }
             _ => {
-                let aside = format!("pgkeep_aside_{}", Nonce::random()?);
-                let frame = script::frame(wanted, args.rename.as_deref(), args.clean, &aside, &extensions);
+                let frame = self.frame(wanted, &extensions)?;
                 let part = Part {
                     chosen: &archive.in_order(&chosen),
                     parts: &parts,
@@ -274,12 +275,7 @@ impl Restoring<'_> {
     }
 
     /// Who owned what must be there before anything begins.
-    fn check_roles(
-        &self,
-        session: &mut Session,
-        archive: &common::postgres::archive::Archive,
-        selection: &Selection,
-    ) -> Result<()> {
+    fn check_roles(&self, session: &mut Session, archive: &Archive, selection: &Selection) -> Result<()> {
         if self.args.no_owner {
             return Ok(());
         }
@@ -311,13 +307,10 @@ impl Restoring<'_> {
 
     /// Creates the database, unless this is a dry run: then there is nobody to ask.
     fn create(&self, name: &str) -> Result<Option<Session>> {
-        let [first, second] = MAINTENANCE;
-        let mut session = self
-            .connect(first)
-            .or_else(|error| self.connect(second).map_err(|_| error))?;
+        let mut session = Session::connect_for_cluster(&self.connection)?;
         let there = session.first(&format!(
             "select 1 from pg_database where datname = {}",
-            script::literal(name)
+            sql::literal(name)
         ))?;
         if there.is_some() {
             return Err(Error::new(Kind::Refused, format!("database \"{name}\" exists"))
@@ -326,18 +319,12 @@ impl Restoring<'_> {
         if self.args.dry_run {
             return Ok(None);
         }
-        session.execute(&format!(
-            "create database {} template template0",
-            script::identifier(name)
-        ))?;
+        session.execute(&format!("create database {} template template0", sql::identifier(name)))?;
         self.connect(name).map(Some)
     }
 
     fn connect(&self, database: &str) -> Result<Session> {
-        Session::connect(&ConnectionSettings {
-            dbname: Some(database.to_owned()),
-            ..self.connection.clone()
-        })
+        Session::connect(&self.connection.with_database(database))
     }
 
     fn write_sql(
@@ -350,10 +337,7 @@ impl Restoring<'_> {
     ) -> Result<Done> {
         let archive = &database.archive;
         let chosen = selection.all();
-        let parts = match wanted {
-            Wanted::Whole => vec![(0, archive.size)],
-            _ => fetch::parts(archive, &chosen),
-        };
+        let parts = fetch::parts_of(archive, wanted, &chosen);
         let bytes = parts.iter().map(|(from, to)| to - from).sum();
         let rename = self.args.rename.as_deref();
         let plan = show::plan(archive, wanted, rename, selection, bytes, &file.display().to_string());
@@ -362,17 +346,12 @@ impl Restoring<'_> {
         }
         let programs = self.programs(database)?;
         let mut source = Source::open(repository, info, &database.object)?;
-        let mut options = self.options();
-        if self.args.clean && *wanted == Wanted::Whole {
-            options.extend(["--clean".to_owned(), "--if-exists".to_owned()]);
-        }
         let clients = Clients {
             programs: &programs,
             server: None,
-            options,
+            options: self.options(wanted),
         };
-        let aside = format!("pgkeep_aside_{}", Nonce::random()?);
-        let frame = script::frame(wanted, rename, self.args.clean, &aside, &database.extensions);
+        let frame = self.frame(wanted, &database.extensions)?;
         let part = Part {
             chosen: &archive.in_order(&chosen),
             parts: &parts,

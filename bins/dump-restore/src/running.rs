@@ -3,18 +3,14 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::process::{Command, Stdio};
 
 use common::error::{Context, Error, Kind, Result};
-use common::postgres::{ConnectionSettings, Programs};
-use common::process;
+use common::postgres::{Client, ConnectionSettings, Programs};
 
 use crate::fetch::Source;
 use crate::script::{self, Frame};
 
-/// So many lines of what a program said last are kept.
-const LAST_LINES: usize = 12;
 /// Lines at the head of a script in which settings are looked at.
 const HEAD_LINES: usize = 60;
 
@@ -48,9 +44,9 @@ impl Clients<'_> {
             .arg(format!("--jobs={jobs}"))
             .arg(format!("--dbname={}", database_argument(database)))
             .arg(file.path());
-        let mut restoring = self.start(command, "pg_restore")?;
-        drop(restoring.child.stdin.take());
-        restoring.expect_success().map_err(|error| {
+        let mut restoring = self.start(command)?;
+        drop(restoring.child().stdin.take());
+        expect_success(&mut restoring).map_err(|error| {
             match common::error::chain(&error).contains("unrecognized configuration parameter") {
                 true => error.hint(
                     "pg_restore is newer than the server: install the programs of its version, or leave out --jobs",
@@ -99,16 +95,16 @@ impl Clients<'_> {
             "--output=/dev/null",
             "--file=-",
         ]);
-        let mut psql = self.start(command, "psql")?;
+        let mut psql = self.start(command)?;
         let mut into = psql
-            .child
+            .child()
             .stdin
             .take()
             .ok_or_else(|| Error::new(Kind::Failed, "psql has no input"))?;
         let written = self.to_sql(source, part, &mut into, server);
         drop(into);
         // Where psql gave up, its words say more than the broken pipe.
-        psql.expect_success()?;
+        expect_success(&mut psql)?;
         written
     }
 
@@ -125,13 +121,13 @@ impl Clients<'_> {
             command.arg("--use-list").arg(list);
         }
         command.stdout(Stdio::piped());
-        let mut restoring = self.start(command, "pg_restore")?;
+        let mut restoring = self.start(command)?;
         let said = restoring
-            .child
+            .child()
             .stdout
             .take()
             .ok_or_else(|| Error::new(Kind::Failed, "pg_restore has no output"))?;
-        let mut stdin = restoring.child.stdin.take();
+        let mut stdin = restoring.child().stdin.take();
         let (fed, passed) = std::thread::scope(|scope| {
             let feeding = scope.spawn(|| {
                 let mut into = stdin.take();
@@ -148,7 +144,7 @@ impl Clients<'_> {
         });
         fed?;
         passed?;
-        restoring.expect_success()
+        expect_success(&mut restoring)
     }
 
     fn server(&self) -> Result<(&ConnectionSettings, &str)> {
@@ -162,25 +158,12 @@ impl Clients<'_> {
         command
     }
 
-    fn start(&self, mut command: Command, program: &'static str) -> Result<Running> {
-        command
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .env("LC_ALL", "C")
-            .env("PGAPPNAME", "pgkeep-dump-restore");
+    fn start(&self, mut command: Command) -> Result<Client> {
+        command.stdin(Stdio::piped()).env("PGAPPNAME", "pgkeep-dump-restore");
         if let Some((connection, database)) = self.server {
             connection.reach(&mut command, database);
         }
-        let mut child = command
-            .spawn()
-            .context(|| format!("start {}", command.get_program().to_string_lossy()))
-            .map_err(|error| {
-                error
-                    .with_kind(Kind::Config)
-                    .hint("the client programs of PostgreSQL are needed: postgresql-client-N")
-            })?;
-        let said = process::follow(child.stderr.take(), log::Level::Debug, LAST_LINES);
-        Ok(Running { program, child, said })
+        Client::start(command)
     }
 }
 
@@ -248,53 +231,23 @@ pub fn create_new(path: &Path) -> Result<File> {
         })
 }
 
-struct Running {
-    program: &'static str,
-    child: Child,
-    said: mpsc::Receiver<Vec<String>>,
-}
+/// What programs say when they fail.
+const WEIGHTY: [&str; 5] = ["ERROR", "FATAL", "error:", "DETAIL", "HINT"];
+/// What they say when the connection was lost.
+const LOST: [&str; 3] = [
+    "server closed the connection",
+    "terminating connection",
+    "connection to server",
+];
 
-impl Running {
-    fn expect_success(&mut self) -> Result<()> {
-        let program = self.program;
-        let status = self.child.wait().context(|| format!("wait for {program}"))?;
-        if status.success() {
-            return Ok(());
-        }
-        let said = self.said.recv().unwrap_or_default();
-        let weighty: Vec<&str> = said
-            .iter()
-            .map(|line| line.trim())
-            .filter(|line| {
-                ["ERROR", "FATAL", "error:", "DETAIL", "HINT"]
-                    .iter()
-                    .any(|word| line.contains(word))
-            })
-            .collect();
-        let words = if weighty.is_empty() {
-            said.join("; ")
-        } else {
-            weighty.join("; ")
-        };
-        let lost = [
-            "server closed the connection",
-            "terminating connection",
-            "connection to server",
-        ];
-        let kind = if lost.iter().any(|word| words.contains(word)) {
-            Kind::Transient
-        } else {
-            Kind::Failed
-        };
-        let error = Error::new(kind, format!("{program} failed ({status})"));
-        Err(if words.is_empty() { error } else { error.because(words) })
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended, or nobody wants what it does.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn expect_success(client: &mut Client) -> Result<()> {
+    let Some((status, words)) = client.failure(&WEIGHTY)? else {
+        return Ok(());
+    };
+    let kind = match LOST.iter().any(|word| words.contains(word)) {
+        true => Kind::Transient,
+        false => Kind::Failed,
+    };
+    let error = Error::new(kind, format!("{} failed ({status})", client.name()));
+    Err(if words.is_empty() { error } else { error.because(words) })
 }

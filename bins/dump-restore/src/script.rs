@@ -1,5 +1,7 @@
 //! The SQL around what pg_restore writes: one transaction, what is there put aside or dropped, names changed.
 
+use common::postgres::sql::{identifier, literal};
+
 use crate::select::Wanted;
 
 /// What frames the SQL of a tenant or of tables.
@@ -47,16 +49,6 @@ fn rename_if_there(from: &str, to: &str) -> String {
         identifier(from),
         identifier(to)
     )
-}
-
-/// A name as SQL takes it.
-pub fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A string as SQL takes it, whatever `standard_conforming_strings` says.
-pub fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// Whether a server of this major version does not know a line that newer programs write at the head of a script
@@ -107,9 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_strings_cannot_break_out() {
-        assert_eq!(identifier("a\"; DROP"), "\"a\"\"; DROP\"");
-        assert_eq!(literal("a'\\"), "E'a''\\\\'");
+    fn settings_of_newer_servers_are_known() {
         assert!(unknown_to("SET transaction_timeout = 0;", 16) && !unknown_to("SET transaction_timeout = 0;", 17));
     }
 }

@@ -6,8 +6,8 @@ use common::error::{Error, Kind, Result};
 use common::postgres::Session;
 use common::postgres::archive::{Archive, Entry};
 
-use crate::script::{identifier, literal};
 use crate::select::{Selection, Wanted};
+use common::postgres::sql::{identifier, literal};
 
 /// Entries of what is shared that the database has, by number.
 ///

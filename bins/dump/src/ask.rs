@@ -2,6 +2,7 @@
 
 use common::error::{Error, Kind, Result};
 use common::postgres::Session;
+use common::postgres::sql::{identifier, literal};
 
 use crate::locks::Room;
 
@@ -53,7 +54,7 @@ pub fn room(session: &mut Session) -> Result<Room> {
 /// What the server says.
 pub fn snapshot(session: &mut Session) -> Result<String> {
     session.execute("begin transaction isolation level repeatable read, read only")?;
-    text(session, "select pg_export_snapshot()")
+    session.value("select pg_export_snapshot()")
 }
 
 /// Fails where the database has no such schema.
@@ -86,7 +87,7 @@ pub fn extensions(session: &mut Session, schema: &str) -> Result<Vec<String>> {
          left join pg_proc p on d.classid = 'pg_proc'::regclass and p.oid = d.objid \
          left join pg_type t on d.classid = 'pg_type'::regclass and t.oid = d.objid \
          where coalesce(c.relnamespace, p.pronamespace, t.typnamespace) = {}::regnamespace and e.extname <> 'plpgsql' order by 1",
-        literal(&format!("\"{}\"", schema.replace('"', "\"\"")))
+        literal(&identifier(schema))
     );
     Ok(session.query(&sql)?.into_iter().flatten().flatten().collect())
 }
@@ -96,31 +97,10 @@ pub fn extensions(session: &mut Session, schema: &str) -> Result<Vec<String>> {
 /// # Errors
 /// What the server says.
 pub fn sees_passwords(session: &mut Session) -> Result<bool> {
-    Ok(text(session, "select has_table_privilege('pg_catalog.pg_authid', 'select')")? == "t")
+    Ok(session.value("select has_table_privilege('pg_catalog.pg_authid', 'select')")? == "t")
 }
 
 fn number(session: &mut Session, sql: &str) -> Result<u64> {
-    let text = text(session, sql)?;
-    text.parse().map_err(|_| {
-        Error::new(
-            Kind::Failed,
-            format!("server {} says \"{text}\" for a number", session.describe()),
-        )
-    })
-}
-
-fn text(session: &mut Session, sql: &str) -> Result<String> {
-    let answer = session.first(sql)?;
-    answer.ok_or_else(|| {
-        Error::new(
-            Kind::Failed,
-            format!("server {} answers nothing to \"{sql}\"", session.describe()),
-        )
-    })
-}
-
-/// A string literal of SQL.
-fn literal(text: &str) -> String {
-    let escaped = text.replace('\\', "\\\\").replace('\'', "''");
-    format!("E'{escaped}'")
+    let text = session.value(sql)?;
+    session.number(&text)
 }

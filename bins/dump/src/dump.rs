@@ -1,15 +1,15 @@
 //! A run, the steps in order: ask the server, plan, dump each, commit each.
 
-use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use common::config::{Cluster, Config};
-use common::error::{Error, Result, chain};
+use common::error::Result;
 use common::journal::Loudness;
 use common::postgres::{ConnectionSettings, Programs, Session};
 use common::progress::Progress;
 use common::repository::dumps::{self, CONTENTS, Contents, Database, DumpInfo, GLOBALS, Parts};
-use common::repository::lease;
+use common::repository::lease::{self, Lease};
 use common::repository::pins::Pins;
 use common::repository::writer::{Folder, FolderWriter};
 use common::repository::{ClusterName, DumpLabel, FORMAT, Nonce, Repository, written_by};
@@ -23,8 +23,8 @@ use crate::plan::{self, Unit};
 use crate::running::Clients;
 use crate::{ask, locks};
 
-/// The databases that a session for the whole cluster is opened in, in this order.
-const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
+/// By repository.
+type Leases = BTreeMap<String, Result<Lease>>;
 
 /// A run.
 pub struct Dumping<'a> {
@@ -89,7 +89,7 @@ impl Dumping<'_> {
             log::warn!("the passwords of roles are not dumped: only a superuser may read them");
         }
         drop(session);
-        let leases = RefCell::new(Vec::new());
+        let leases = self.hold()?;
         let mut made = Vec::new();
         // The dumps of one run share a snapshot, which lives as long as its session.
         let shared = match units.as_slice() {
@@ -117,7 +117,7 @@ impl Dumping<'_> {
             if now.since(dump.started) >= limit {
                 return Ok(None);
             }
-            newest = Some(dump.name);
+            newest = Some(dump.label.to_string());
         }
         Ok(newest)
     }
@@ -125,19 +125,24 @@ impl Dumping<'_> {
     fn first_session(&self) -> Result<Session> {
         match self.args.databases.first() {
             Some(database) => self.connect(database),
-            None => {
-                let [first, second] = MAINTENANCE;
-                self.connect(first)
-                    .or_else(|error| self.connect(second).map_err(|_| error))
-            }
+            None => Session::connect_for_cluster(&self.connection),
         }
     }
 
     fn connect(&self, database: &str) -> Result<Session> {
-        Session::connect(&ConnectionSettings {
-            dbname: Some(database.to_owned()),
-            ..self.connection.clone()
-        })
+        Session::connect(&self.connection.with_database(database))
+    }
+
+    /// The lease of each repository, for the whole run; or why it takes no part.
+    fn hold(&self) -> Result<Leases> {
+        let pins = Pins::new(&self.config.state_directory, &ClusterName::parse(&self.cluster.name)?);
+        let one = |repository: &Repository| {
+            repository.identity_for_writing()?;
+            pins.check(repository)?;
+            lease::take(repository, "dump", &self.host)
+        };
+        let named = |repository: &Repository| (repository.name.clone(), one(repository));
+        Ok(self.repositories.iter().map(named).collect())
     }
 
     fn share(&self, unit: &Unit) -> Result<(Session, String)> {
@@ -147,24 +152,12 @@ impl Dumping<'_> {
     }
 
     /// One dump.
-    fn take(
-        &self,
-        unit: &Unit,
-        server: &Server,
-        snapshot: Option<&str>,
-        leases: &RefCell<Vec<lease::Lease>>,
-    ) -> Result<Made> {
+    fn take(&self, unit: &Unit, server: &Server, snapshot: Option<&str>, leases: &Leases) -> Result<Made> {
         let (started, began) = (UtcTime::now(), Instant::now());
         let label = DumpLabel::new(started, Nonce::random()?);
-        let pins = Pins::new(&self.config.state_directory, &ClusterName::parse(&self.cluster.name)?);
-        let announce = |repository: &Repository| {
-            pins.check(repository)?;
-            // One lease holds for the whole run.
-            if leases.borrow().len() < self.repositories.len() {
-                let lease = lease::take(repository, "dump", &self.host)?;
-                leases.borrow_mut().push(lease);
-            }
-            Ok(())
+        let announce = |repository: &Repository| match leases.get(&repository.name) {
+            Some(Err(error)) => Err(error.copy()),
+            _ => Ok(()),
         };
         let writer = FolderWriter::begin(Folder::Dump(label), self.repositories, announce)?;
         log::info!("dump {label} begins");
@@ -271,13 +264,4 @@ impl Dumping<'_> {
             archive,
         })
     }
-}
-
-/// The first failure of a dump that no repository has.
-pub fn nowhere(errors: Vec<Error>) -> Error {
-    for error in &errors {
-        log::debug!("{}", chain(error));
-    }
-    let none = || Error::new(common::error::Kind::Config, "no repository is configured");
-    errors.into_iter().next().unwrap_or_else(none)
 }

@@ -10,7 +10,6 @@ use common::repository::writer::Outcome;
 use common::units::{ByteSize, counted, display_seconds};
 use serde::Serialize;
 
-use crate::dump::nowhere;
 use crate::plan::Unit;
 
 /// How a run ended.
@@ -71,7 +70,10 @@ impl Made {
                 }
             }
         }
-        let Some(info) = info else { return Err(nowhere(errors)) };
+        let Some(info) = info else {
+            let none = || Error::new(Kind::Config, "no repository is configured");
+            return Err(errors.into_iter().next().unwrap_or_else(none));
+        };
         Ok(Self {
             label: info.label.to_string(),
             scope: info.scope,

@@ -60,7 +60,7 @@ fn run(args: &Args, config: &Config, cluster: &Cluster, host: String) -> Result<
         cluster,
         host,
         connection: match &past {
-            Some(past) => past.connection()?,
+            Some(past) => past.connection(),
             None => cluster.connection(&exit::environment)?,
         },
         origin: past.as_ref().map(|past| past.origin.clone()),

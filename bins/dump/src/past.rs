@@ -1,6 +1,5 @@
 //! A server as it was: a backup, restored into a scratch directory and replayed to a moment.
 
-use std::path::Path;
 use std::time::Instant;
 
 use common::config::{Cluster, Config};
@@ -15,10 +14,10 @@ use common::units::display_duration;
 
 use crate::args::Args;
 
-/// A scratch server; dropped, it is ended and its directory removed.
+/// A scratch server; dropped, it is ended and its directory removed: the fields go in this order.
 pub struct Past {
-    server: Option<ScratchServer>,
-    scratch: Option<Scratch>,
+    server: ScratchServer,
+    _directory: Removed,
     _lock: FileLock,
     /// What it was made of.
     pub origin: Origin,
@@ -52,84 +51,53 @@ impl Past {
         scratch::collect(&place)?;
         let settings = &cluster.restore_test;
         let deadline = began + settings.time_limit;
-        let file = std::path::absolute(args.common.config_file()).unwrap_or_else(|_| config.file.clone());
-        let restorer = Restorer::new(&file, &cluster.name, &args.repositories.names, deadline);
+        let restorer = Restorer::new(config, cluster, &args.repositories.names, deadline);
         let time = args.target_time.as_deref();
         let wanted = Wanted {
             backup: args.backup,
             time: time.map(|time| time::parse_target(time, started)).transpose()?,
         };
-        let mut past = Self {
-            server: None,
-            scratch: None,
-            _lock: lock,
-            origin: Origin {
-                backup: Label::new(
-                    started,
-                    common::repository::BackupType::Full,
-                    common::repository::Nonce::random()?,
-                ),
-                target: String::new(),
-            },
-        };
-        let scratch = past.scratch.insert(Scratch::create(&place, started)?);
-        let (root, data) = (scratch.root().to_owned(), scratch.data());
+        let directory = Removed(Scratch::create(&place, started)?);
+        let scratch = &directory.0;
+        let data = scratch.data();
         let plan = restorer.plan(&wanted, &data)?;
         let info = plan.info(repositories)?;
-        past.origin = Origin {
-            backup: info.label,
-            target: plan.target.clone(),
-        };
         // Before hours of copying.
         let programs = Programs::of_server(settings.bin_directory.as_deref(), Major::try_from(info.major)?)?;
-        let tablespace = |oid: u32| root.join("tablespaces").join(oid.to_string());
-        let tablespaces: Vec<_> = info
-            .tablespaces
-            .iter()
-            .map(|one| (one.oid, tablespace(one.oid)))
-            .collect();
-        restorer.restore(&wanted, &data, &tablespaces, config.jobs)?;
-        past.start(&root, &data, &programs, (cluster, config.jobs, deadline))?;
+        restorer.restore(&wanted, &data, &scratch.tablespaces(&info), config.jobs)?;
+        let control = ControlFile::read(&data)?;
+        let limits = (settings, config.jobs, deadline);
+        let server = ScratchServer::start(scratch.root(), &data, &programs, &control, limits)?;
+        server.wait_ready()?;
         log::info!(
             "{} is restored to {}, after {}",
             info.label,
             plan.target,
             display_duration(began.elapsed())
         );
-        Ok(past)
-    }
-
-    fn start(
-        &mut self,
-        root: &Path,
-        data: &Path,
-        programs: &Programs,
-        limits: (&Cluster, usize, Instant),
-    ) -> Result<()> {
-        let control = ControlFile::read(data)?;
-        let (cluster, jobs, deadline) = limits;
-        let server = ScratchServer::start(root, data, programs, &control, (&cluster.restore_test, jobs, deadline))?;
-        server.wait_ready()?;
-        self.server = Some(server);
-        Ok(())
+        Ok(Self {
+            server,
+            _directory: directory,
+            _lock: lock,
+            origin: Origin {
+                backup: info.label,
+                target: plan.target,
+            },
+        })
     }
 
     /// How to reach it.
-    ///
-    /// # Errors
-    /// None once it runs.
-    pub fn connection(&self) -> Result<ConnectionSettings> {
-        let server = self.server.as_ref();
-        server
-            .map(ScratchServer::connection)
-            .ok_or_else(|| Error::new(Kind::Failed, "the scratch server does not run"))
+    pub fn connection(&self) -> ConnectionSettings {
+        self.server.connection()
     }
 }
 
-impl Drop for Past {
+/// A directory that goes with its owner.
+struct Removed(Scratch);
+
+impl Drop for Removed {
     fn drop(&mut self) {
-        drop(self.server.take());
-        if let Some(Err(error)) = self.scratch.take().map(|scratch| scratch.remove()) {
+        if let Err(error) = self.0.remove() {
             log::warn!("the scratch directory stays until the next run: {}", chain(&error));
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use common::error::{Error, Kind, Result};
+use common::postgres::sql::identifier;
 use common::repository::dumps::{Parts, Scope};
 
 use crate::args::Args;
@@ -144,15 +145,14 @@ pub fn arguments(unit: &Unit, parts: Parts, lock_wait: Duration, snapshot: Optio
     if unit.schema.is_some() || !unit.tables.is_empty() {
         arguments.push("--strict-names".to_owned());
     }
-    arguments.extend(unit.schema.iter().map(|schema| format!("--schema={}", quoted(schema))));
-    let table = |(schema, table): &(String, String)| format!("--table={}.{}", quoted(schema), quoted(table));
+    arguments.extend(
+        unit.schema
+            .iter()
+            .map(|schema| format!("--schema={}", identifier(schema))),
+    );
+    let table = |(schema, table): &(String, String)| format!("--table={}.{}", identifier(schema), identifier(table));
     arguments.extend(unit.tables.iter().map(table));
     arguments
-}
-
-/// A name that psql's patterns take as it is.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[cfg(test)]

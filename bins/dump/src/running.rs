@@ -1,25 +1,21 @@
 //! Runs pg_dump and pg_dumpall, and reads what they write to the end while it is stored.
 
 use std::io::{BufReader, Read, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc;
+use std::process::{ChildStdin, Command, Stdio};
 use std::time::Instant;
 
+use common::codec::FrameWriter;
 use common::error::{Context, Error, Kind, Result};
 use common::interrupt;
 use common::postgres::archive::{self, Archive};
-use common::postgres::{ConnectionSettings, Programs};
-use common::process;
+use common::postgres::{Client, ConnectionSettings, Programs};
 use common::progress::Progress;
-use common::repository::dumps::Framed;
 use common::repository::writer::Copies;
 
 use crate::refusal;
 
 /// What is read in one piece, in bytes.
 const PIECE_BYTES: usize = 128 << 10;
-/// So many lines of what a program said last are kept.
-const LAST_LINES: usize = 12;
 
 /// The programs, and how they reach the server.
 pub struct Clients<'a> {
@@ -34,7 +30,7 @@ pub struct Clients<'a> {
 /// Passes on what it reads: to the repositories, and to pg_restore, which reads it to the end.
 struct Tee<'a, 'c, R> {
     source: R,
-    out: &'a mut Framed<Copies<'c>>,
+    out: &'a mut FrameWriter<Copies<'c>>,
     checker: Option<ChildStdin>,
     taken: u64,
     progress: Option<Progress>,
@@ -45,7 +41,7 @@ impl<R: Read> Read for Tee<'_, '_, R> {
         interrupt::check()?;
         let count = self.source.read(into)?;
         let piece = into.get(..count).unwrap_or_default();
-        self.out.put(piece)?;
+        self.out.write_all(piece)?;
         // Where it has ended early, its own words say why.
         if self
             .checker
@@ -78,15 +74,15 @@ impl Clients<'_> {
         let check = ["--file=-".to_owned(), "--format=custom".to_owned()];
         let mut checking = self.start("pg_restore", &check, None, Stdio::piped())?;
         // Its SQL is for nobody.
-        let unread = checking.child.stdout.take();
+        let unread = checking.child().stdout.take();
         let swallow = std::thread::spawn(move || unread.map(|mut said| std::io::copy(&mut said, &mut std::io::sink())));
-        let mut out = Framed::new(copies, self.level)?;
-        let source = dumping.child.stdout.take();
+        let mut out = FrameWriter::new(copies, self.level)?;
+        let source = dumping.child().stdout.take();
         let source = source.ok_or_else(|| Error::new(Kind::Failed, "pg_dump has no output"))?;
         let tee = Tee {
             source,
             out: &mut out,
-            checker: checking.child.stdin.take(),
+            checker: checking.child().stdin.take(),
             taken: 0,
             progress: Some(progress),
         };
@@ -100,16 +96,16 @@ impl Clients<'_> {
         interrupt::check()?;
         if matches!(&scanned, Err(error) if error.kind() != Kind::Corrupt) {
             // Not to be stored: nobody waits for the end.
-            let _ = dumping.child.kill();
-            let _ = checking.child.kill();
+            let _ = dumping.child().kill();
+            let _ = checking.child().kill();
             return scanned;
         }
-        dumping.expect_success("pg_dump", database)?;
-        checking.expect_success("pg_restore, which read the dump", database)?;
+        expect_success(&mut dumping, "pg_dump", database)?;
+        expect_success(&mut checking, "pg_restore, which read the dump", database)?;
         let _ = swallow.join();
         let archive = scanned.map_err(|error| error.context(format!("read the dump of database \"{database}\"")))?;
-        let (copies, plain) = out.finish()?;
-        copies.finish(plain)?;
+        let plain = out.position();
+        out.finish()?.0.finish(plain)?;
         Ok(archive)
     }
 
@@ -123,73 +119,34 @@ impl Clients<'_> {
             arguments.push("--no-role-passwords".to_owned());
         }
         let mut dumping = self.start("pg_dumpall", &arguments, Some("postgres"), Stdio::null())?;
-        let mut out = Framed::new(copies, self.level)?;
-        let mut buffer = vec![0; PIECE_BYTES];
-        let mut source = dumping.child.stdout.take();
-        while let Some(said) = source.as_mut() {
-            let count = said.read(&mut buffer).context(|| "read from pg_dumpall")?;
-            if count == 0 {
-                source = None;
-            }
-            out.put(buffer.get(..count).unwrap_or_default())?;
-        }
-        dumping.expect_success("pg_dumpall --globals-only", "postgres")?;
-        let (copies, plain) = out.finish()?;
-        copies.finish(plain)?;
+        let mut out = FrameWriter::new(copies, self.level)?;
+        let source = dumping.child().stdout.take();
+        let mut source = source.ok_or_else(|| Error::new(Kind::Failed, "pg_dumpall has no output"))?;
+        std::io::copy(&mut source, &mut out).context(|| "store roles and tablespaces")?;
+        drop(source);
+        expect_success(&mut dumping, "pg_dumpall --globals-only", "postgres")?;
+        let plain = out.position();
+        out.finish()?.0.finish(plain)?;
         Ok(plain)
     }
 
-    fn start(&self, program: &str, arguments: &[String], database: Option<&str>, stdin: Stdio) -> Result<Running> {
-        let path = self.programs.program(program);
-        let mut command = Command::new(&path);
-        command
-            .args(arguments)
-            .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        // Its words are looked at.
-        command.env("LC_ALL", "C");
+    fn start(&self, program: &str, arguments: &[String], database: Option<&str>, stdin: Stdio) -> Result<Client> {
+        let mut command = Command::new(self.programs.program(program));
+        command.args(arguments).stdin(stdin).stdout(Stdio::piped());
         if let Some(database) = database {
             self.connection.reach(&mut command, database);
             command.env("PGAPPNAME", "pgkeep-dump");
         }
-        let mut child = command
-            .spawn()
-            .context(|| format!("start {}", path.display()))
-            .map_err(|error| {
-                error
-                    .with_kind(Kind::Config)
-                    .hint("the client programs of PostgreSQL are needed: postgresql-client-N")
-            })?;
-        let said = process::follow(child.stderr.take(), log::Level::Debug, LAST_LINES);
-        Ok(Running { child, said })
+        Client::start(command)
     }
 }
 
-struct Running {
-    child: Child,
-    said: mpsc::Receiver<Vec<String>>,
-}
+/// What programs say when they fail.
+const WEIGHTY: [&str; 7] = ["error", "ERROR", "FATAL", "PANIC", "DETAIL", "detail", "failed"];
 
-impl Running {
-    fn expect_success(&mut self, program: &str, database: &str) -> Result<()> {
-        let status = self.child.wait().context(|| format!("wait for {program}"))?;
-        match status.success() {
-            true => Ok(()),
-            false => Err(refusal::of(
-                program,
-                database,
-                status,
-                &self.said.recv().unwrap_or_default(),
-            )),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended, or nobody wants what it does.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+fn expect_success(client: &mut Client, what: &str, database: &str) -> Result<()> {
+    match client.failure(&WEIGHTY)? {
+        None => Ok(()),
+        Some((status, said)) => Err(refusal::of(what, database, status, said)),
     }
 }

@@ -91,12 +91,13 @@ fn read(repository: &Repository, known_here: &Known<'_>) -> Result<RepositoryRep
 
 fn logical(repository: &Repository) -> Result<Vec<DumpReport>> {
     let mut reports = Vec::new();
-    for dump in dumps::list(repository)? {
-        let Some(scope) = dump.scope else { continue };
-        let info = dumps::read(repository, dump.name.parse()?)?;
+    for label in dumps::labels(repository)? {
+        let Some(Ok(info)) = dumps::document(repository, label)? else {
+            continue;
+        };
         reports.push(DumpReport {
-            label: dump.name,
-            scope: scope.to_string(),
+            label: label.to_string(),
+            scope: info.scope.to_string(),
             started: info.started,
             duration_seconds: info.finished.since(info.started).as_secs_f64(),
             databases: info.databases,
@@ -106,6 +107,7 @@ fn logical(repository: &Repository) -> Result<Vec<DumpReport>> {
             server_version: info.server_version,
         });
     }
+    reports.sort_by(|a, b| (a.started, &a.label).cmp(&(b.started, &b.label)));
     Ok(reports)
 }
 

@@ -105,9 +105,7 @@ impl Test<'_> {
     fn go(&self, scratch: &Scratch, started: UtcTime, progress: &mut Progress) -> Result<(), (&'static str, Error)> {
         let at = |check: &'static str| move |error: Error| (check, error);
         let deadline = Instant::now() + self.settings().time_limit;
-        let names: Vec<String> = self.args.repositories.names.clone();
-        let config = std::path::absolute(self.args.common.config_file()).unwrap_or_else(|_| self.config.file.clone());
-        let restorer = Restorer::new(&config, &self.cluster.name, &names, deadline);
+        let restorer = Restorer::new(self.config, self.cluster, &self.args.repositories.names, deadline);
         let (wanted, plan) = self.choose(&restorer, scratch, started).map_err(at("restore"))?;
         progress.plan = Some(plan.clone());
         let info = plan.info(self.repositories).map_err(at("restore"))?;
@@ -126,14 +124,9 @@ impl Test<'_> {
         progress.tested_version = Some(programs.version("postgres").map_err(at("restore"))?);
 
         let begun = Instant::now();
-        let tablespaces: Vec<_> = info
-            .tablespaces
-            .iter()
-            .map(|one| (one.oid, scratch.tablespace(one.oid)))
-            .collect();
         let data = scratch.data();
         restorer
-            .restore(&wanted, &data, &tablespaces, self.jobs())
+            .restore(&wanted, &data, &scratch.tablespaces(&info), self.jobs())
             .map_err(at("restore"))?;
         progress
             .durations

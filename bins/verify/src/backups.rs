@@ -1,6 +1,6 @@
 //! Backups: their objects, what they lean on, and whether the manifest agrees.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use common::codec::FRAME_BYTES;
 use common::digest::{crc32c, xxh3_128};
@@ -9,10 +9,12 @@ use common::interrupt;
 use common::repository::backup::BackupInfo;
 use common::repository::index::BLOCK_BYTES;
 use common::repository::manifest::Node;
+use common::repository::writer::Folder;
 use common::repository::{Label, Repository, reader};
 use common::storage::Key;
 
-use crate::finding::{Finding, Findings, Weight, What};
+use crate::finding::{Finding, Findings, What};
+use crate::objects::{Objects, RESTORE};
 use crate::share::Share;
 
 /// What is known of all labels while backups are checked.
@@ -29,8 +31,6 @@ pub struct Backups<'a> {
     pub share: Option<Share>,
 }
 
-const RESTORE: &str = "it cannot be restored from this repository";
-
 impl Backups<'_> {
     /// Checks one backup; says whether it is whole, as far as was looked.
     ///
@@ -38,67 +38,30 @@ impl Backups<'_> {
     /// What keeps the repository from being looked at.
     pub fn check(&self, info: &BackupInfo) -> Result<bool> {
         interrupt::check()?;
-        let there = self.objects(info.label)?;
-        let mut whole = self.compare(info, &there)?;
+        let objects = Objects {
+            repository: self.repository,
+            findings: self.findings,
+            folder: Folder::Backup(info.label),
+        };
+        let there = objects.compare(&info.objects, &["intent.json", "backup.json"])?;
+        let mut whole = there.len() == info.objects.len();
         whole &= self.leans_on(info)?;
         if whole {
-            whole &= self.manifest(info)?;
+            whole &= self.manifest(info, &objects)?;
         }
         if let Some(share) = self.share {
-            whole &= self.read(info, &there, share)?;
+            whole &= objects.read(&there, share, |name| {
+                let bundle = name
+                    .strip_prefix("data/")
+                    .and_then(|name| name.strip_suffix(".tar.zst")?.parse().ok());
+                bundle.map_or(Ok(()), |bundle| self.compare_blocks(info, bundle))
+            })?;
         }
         Ok(whole)
-    }
-
-    /// The objects of a label and their sizes.
-    fn objects(&self, label: Label) -> Result<BTreeMap<String, u64>> {
-        let folder = self.repository.keys().of_label(label)?;
-        let prefix = format!("{folder}/");
-        let mut there = BTreeMap::new();
-        self.repository.store.list(Some(&folder), &mut |key, stat| {
-            let text = key.to_string();
-            there.insert(text.strip_prefix(&prefix).unwrap_or(&text).to_owned(), stat.size);
-            Ok(())
-        })?;
-        Ok(there)
     }
 
     fn key(&self, label: Label, name: &str) -> Result<Key> {
         self.repository.keys().of_backup(label, name)
-    }
-
-    fn damage(&self, what: What, key: &Key, found: String, mendable: bool) {
-        let finding = Finding::damage(what, key.to_string(), found, RESTORE);
-        self.findings.add(finding, mendable.then_some(key));
-    }
-
-    /// Compares what is there with what `backup.json` lists.
-    fn compare(&self, info: &BackupInfo, there: &BTreeMap<String, u64>) -> Result<bool> {
-        let mut whole = true;
-        let mut known: BTreeSet<&str> = BTreeSet::from(["intent.json", "backup.json"]);
-        for object in &info.objects {
-            known.insert(&object.key);
-            let key = self.key(info.label, &object.key)?;
-            match there.get(&object.key) {
-                Some(size) if *size == object.size => continue,
-                Some(0) => self.damage(What::Size, &key, "it is empty".to_owned(), true),
-                Some(size) => {
-                    let found = format!("it has {size} bytes, and {} were stored", object.size);
-                    self.damage(What::Size, &key, found, true);
-                }
-                None => self.damage(What::Missing, &key, "it is missing".to_owned(), true),
-            }
-            whole = false;
-        }
-        for name in there.keys().filter(|name| !known.contains(name.as_str())) {
-            let key = self.key(info.label, name)?;
-            let means = "no backup lists it: somebody put it there, and nothing reads it";
-            self.findings.add(
-                Finding::damage(What::Foreign, key.to_string(), "it is foreign", means),
-                None,
-            );
-        }
-        Ok(whole)
     }
 
     /// Whether all that its bytes lie in is there.
@@ -118,7 +81,7 @@ impl Backups<'_> {
     }
 
     /// Reads the manifest, where a key opens it: every bundle that it points at has to be there.
-    fn manifest(&self, info: &BackupInfo) -> Result<bool> {
+    fn manifest(&self, info: &BackupInfo, objects: &Objects<'_>) -> Result<bool> {
         let key = self.key(info.label, &format!("manifest.zst{}", self.repository.suffix()?))?;
         let mut used: BTreeSet<(Label, u32)> = BTreeSet::new();
         let (mut files, mut bytes) = (0u64, 0u64);
@@ -143,17 +106,21 @@ impl Backups<'_> {
             // Without the key nobody can say more than that the bytes are those that were stored.
             Err(error) if error.kind() == Kind::Config => return Ok(true),
             Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::NotFound | Kind::Refused) => {
-                self.damage(What::Content, &key, chain(&error), true);
+                objects.damage(What::Content, &key, chain(&error));
                 return Ok(false);
             }
-            Err(error) => return self.unchecked(&key, error),
+            Err(error) => {
+                objects.unchecked(&key, error)?;
+                return Ok(true);
+            }
         }
         if (files, bytes) != (info.files, info.size) {
             let found = format!(
                 "it lists {files} files of {bytes} bytes, and backup.json says {} of {}",
                 info.files, info.size
             );
-            self.damage(What::Unusable, &key, found, false);
+            self.findings
+                .add(Finding::damage(What::Unusable, key.to_string(), found, RESTORE), None);
             return Ok(false);
         }
         let mut whole = true;
@@ -166,59 +133,14 @@ impl Backups<'_> {
                     "the manifest of {} points at it, and references does not name it",
                     info.label
                 );
-                self.damage(What::Unusable, &key, found, false);
+                self.findings
+                    .add(Finding::damage(What::Unusable, key.to_string(), found, RESTORE), None);
                 whole = false;
             }
             if self.repository.store.stat(&key)?.is_none() {
                 let found = format!("it is missing, and {} needs it", info.label);
-                self.damage(What::Missing, &key, found, true);
+                objects.damage(What::Missing, &key, found);
                 whole = false;
-            }
-        }
-        Ok(whole)
-    }
-
-    /// An object that could not be looked at; a store that went away ends the run.
-    fn unchecked(&self, key: &Key, error: Error) -> Result<bool> {
-        if error.kind() == Kind::Transient {
-            return Err(error);
-        }
-        let means = "nobody knows whether it is whole";
-        let finding = Finding::damage(What::Unknown, key.to_string(), chain(&error), means);
-        self.findings.add(finding.weighing(Weight::Unchecked), None);
-        Ok(true)
-    }
-
-    /// Reads the objects that are in this run's share and compares them.
-    fn read(&self, info: &BackupInfo, there: &BTreeMap<String, u64>, share: Share) -> Result<bool> {
-        let suffix = self.repository.suffix()?;
-        let mut whole = true;
-        for object in info
-            .objects
-            .iter()
-            .filter(|object| there.get(&object.key) == Some(&object.size))
-        {
-            let key = self.key(info.label, &object.key)?;
-            if !share.holds(&key) {
-                continue;
-            }
-            interrupt::check()?;
-            let name = object.key.strip_suffix(suffix).unwrap_or(&object.key);
-            let bundle = name
-                .strip_prefix("data/")
-                .and_then(|name| name.strip_suffix(".tar.zst")?.parse().ok());
-            let read = reader::check_object(self.repository, info, name).and_then(|()| match bundle {
-                Some(bundle) => self.compare_blocks(info, bundle),
-                None => Ok(()),
-            });
-            match read {
-                Ok(()) => {}
-                Err(error) if error.kind() == Kind::Config => {}
-                Err(error) if error.kind() == Kind::Corrupt => {
-                    self.damage(What::Content, &key, chain(&error), true);
-                    whole = false;
-                }
-                Err(error) => whole &= self.unchecked(&key, error)?,
             }
         }
         Ok(whole)

@@ -5,6 +5,7 @@ mod backups;
 mod dumps;
 mod finding;
 mod mend;
+mod objects;
 mod result;
 mod share;
 mod verify;

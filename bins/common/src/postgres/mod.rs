@@ -5,6 +5,7 @@
 //! prove them. What is done with the results (storing, waiting, deciding) is left to the layers above.
 
 pub mod archive;
+pub mod client;
 pub mod control;
 pub mod datadir;
 pub mod header;
@@ -19,11 +20,13 @@ pub mod recovery;
 pub mod relation;
 pub mod session;
 pub mod settings;
+pub mod sql;
 mod tls;
 pub mod version;
 pub mod walmap;
 pub mod walscan;
 
+pub use client::Client;
 pub use control::{ClusterState, ControlFile};
 pub use datadir::{Found, FoundKind, Tablespace};
 pub use header::SegmentHeader;

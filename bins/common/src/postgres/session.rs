@@ -304,6 +304,15 @@ impl Session {
         Ok(rows.collect())
     }
 
+    /// Connects where one can ask for the cluster as a whole: to the database postgres, or template1 if that cannot be had.
+    ///
+    /// # Errors
+    /// As [`Session::connect`], to the first.
+    pub fn connect_for_cluster(settings: &ConnectionSettings) -> Result<Session> {
+        let to = |database| Self::connect(&settings.with_database(database));
+        to("postgres").or_else(|error| to("template1").map_err(|_| error))
+    }
+
     /// Runs a statement; returns how many rows it touched, as its command tag says.
     ///
     /// # Errors
@@ -340,7 +349,10 @@ impl Session {
     }
 
     /// The first column of the first row, which must not be null.
-    fn value(&mut self, sql: &str) -> Result<String> {
+    ///
+    /// # Errors
+    /// As [`Session::query`]; `Failed` if there is none.
+    pub fn value(&mut self, sql: &str) -> Result<String> {
         self.first(sql)?.ok_or_else(|| {
             Error::new(
                 Kind::Failed,
@@ -372,7 +384,11 @@ impl Session {
         self.number(&micros)
     }
 
-    fn number<T: std::str::FromStr>(&self, text: &str) -> Result<T> {
+    /// A number that the server said.
+    ///
+    /// # Errors
+    /// `Failed` if it is none.
+    pub fn number<T: std::str::FromStr>(&self, text: &str) -> Result<T> {
         text.parse().map_err(|_| {
             Error::new(
                 Kind::Failed,

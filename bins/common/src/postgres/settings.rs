@@ -69,6 +69,15 @@ impl FromStr for SslMode {
 }
 
 impl ConnectionSettings {
+    /// The same server, another database.
+    #[must_use]
+    pub fn with_database(&self, database: &str) -> Self {
+        Self {
+            dbname: Some(database.to_owned()),
+            ..self.clone()
+        }
+    }
+
     /// The server and a database as libpq's environment, for a program of PostgreSQL's: so nothing of it is in the list of processes.
     pub fn reach(&self, command: &mut std::process::Command, database: &str) {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());

@@ -149,40 +149,64 @@ pub struct Database {
     pub archive: Archive,
 }
 
+/// The labels, oldest first. What does not carry a dump's name is passed over.
+///
+/// # Errors
+/// What the store says.
+pub fn labels(repository: &Repository) -> Result<Vec<DumpLabel>> {
+    let names = repository.store.children(Some(&repository.keys().dumps()?))?;
+    let mut labels: Vec<DumpLabel> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    labels.sort();
+    Ok(labels)
+}
+
+/// The document of a dump, if it has one; the inner error says why it cannot be used.
+///
+/// # Errors
+/// What the store says.
+pub fn document(repository: &Repository, label: DumpLabel) -> Result<Option<Result<DumpInfo>>> {
+    match read(repository, label) {
+        Ok(info) => Ok(Some(Ok(info))),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Refused) => Ok(Some(Err(error))),
+        Err(error) => Err(error),
+    }
+}
+
 /// Lists them, oldest first. What does not carry a dump's name is passed over.
 ///
 /// # Errors
 /// What the store says.
 pub fn list(repository: &Repository) -> Result<Vec<Dump>> {
-    let folder = repository.keys().dumps()?;
     let mut dumps = Vec::new();
-    for name in repository.store.children(Some(&folder))? {
-        let Ok(label) = name.parse::<DumpLabel>() else { continue };
-        // Its label says the second; several dumps of one run share it.
-        let (complete, scope, started) = match read(repository, label) {
-            Ok(info) => (true, Some(info.scope), info.started),
-            Err(error) if error.kind() == Kind::NotFound => (false, None, label.started()),
-            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Refused) => (true, None, label.started()),
-            Err(error) => return Err(error),
-        };
+    for label in labels(repository)? {
+        let document = document(repository, label)?;
+        let info = document.as_ref().and_then(|info| info.as_ref().ok());
         dumps.push(Dump {
-            complete,
-            scope,
-            started,
-            name,
+            name: label.to_string(),
+            // Its label says the second; several dumps of one run share it.
+            started: info.map_or_else(|| label.started(), |info| info.started),
+            scope: info.map(|info| info.scope),
+            complete: document.is_some(),
         });
     }
     dumps.sort_by(|a, b| (a.started, &a.name).cmp(&(b.started, &b.name)));
     Ok(dumps)
 }
 
-/// The newest dump of whole databases: one of a tenant or of tables says nothing about the others.
+/// The newest dump of whole databases: one of a tenant or of tables says nothing about the others. Looks at newer ones only.
 ///
 /// # Errors
 /// What the store says.
-pub fn newest_of_databases(repository: &Repository) -> Result<Option<Dump>> {
-    let dumps = list(repository)?;
-    Ok(dumps.into_iter().rfind(|dump| dump.scope == Some(Scope::Databases)))
+pub fn newest_of_databases(repository: &Repository) -> Result<Option<DumpInfo>> {
+    for label in labels(repository)?.into_iter().rev() {
+        if let Some(Ok(info)) = document(repository, label)?
+            && info.scope == Scope::Databases
+        {
+            return Ok(Some(info));
+        }
+    }
+    Ok(None)
 }
 
 /// Makes a dump of what has been stored.
@@ -218,9 +242,7 @@ pub fn write_contents(copies: Copies<'_>, contents: &Contents, level: i32) -> Re
     let bytes = serde_json::to_vec(contents)
         .map_err(|error| Error::new(Kind::Failed, "encode the contents of the dump").because(error))?;
     let mut frames = FrameWriter::new(copies, level)?;
-    for unit in bytes.chunks(crate::codec::FRAME_BYTES) {
-        frames.put(unit)?;
-    }
+    frames.write_all(&bytes).context(|| "write the contents of the dump")?;
     let (copies, _) = frames.finish()?;
     copies.finish(bytes.len() as u64)
 }
@@ -262,54 +284,4 @@ pub fn open(repository: &Repository, info: &DumpInfo, name: &str) -> Result<Seek
     })?;
     let key = repository.keys().of_dump(info.label, &full)?;
     reader::open_object(repository, &key, record.size)
-}
-
-/// Writes a stream into an object of a dump as it comes, in frames.
-pub struct Framed<W: Write> {
-    frames: FrameWriter<W>,
-    unit: Vec<u8>,
-}
-
-impl<W: Write> Framed<W> {
-    /// Begins.
-    ///
-    /// # Errors
-    /// As the frame writer's.
-    pub fn new(out: W, level: i32) -> Result<Self> {
-        Ok(Self {
-            frames: FrameWriter::new(out, level)?,
-            unit: Vec::with_capacity(crate::codec::FRAME_BYTES),
-        })
-    }
-
-    /// Adds bytes.
-    ///
-    /// # Errors
-    /// What writing gave.
-    pub fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            let room = crate::codec::FRAME_BYTES - self.unit.len();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.unit.extend_from_slice(now);
-            bytes = later;
-            if self.unit.len() == crate::codec::FRAME_BYTES {
-                self.frames.put(&self.unit)?;
-                self.unit.clear();
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends, and hands back the output and the length of the content in bytes.
-    ///
-    /// # Errors
-    /// What writing gave.
-    pub fn finish(mut self) -> Result<(W, u64)> {
-        if !self.unit.is_empty() {
-            self.frames.put(&self.unit)?;
-        }
-        let plain = self.frames.position();
-        let (out, _) = self.frames.finish()?;
-        Ok((out, plain))
-    }
 }

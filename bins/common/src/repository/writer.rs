@@ -22,6 +22,17 @@ pub enum Folder {
 }
 
 impl Folder {
+    /// The key of all of it.
+    ///
+    /// # Errors
+    /// None that a validated label can cause.
+    pub fn root(self, repository: &Repository) -> Result<Key> {
+        match self {
+            Self::Backup(label) => repository.keys().of_label(label),
+            Self::Dump(label) => repository.keys().dumps()?.join(&label.to_string()),
+        }
+    }
+
     /// The key of an object.
     ///
     /// # Errors
@@ -41,7 +52,8 @@ impl Folder {
         }
     }
 
-    fn what(self) -> &'static str {
+    /// What it is, in a word.
+    pub fn what(self) -> &'static str {
         match self {
             Self::Backup(_) => "backup",
             Self::Dump(_) => "dump",

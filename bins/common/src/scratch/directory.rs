@@ -8,6 +8,7 @@ use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::process;
 use crate::repository::Nonce;
+use crate::repository::backup::{BackupInfo, Tablespace};
 use crate::time::UtcTime;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,9 +44,11 @@ impl Scratch {
         self.root.join("data")
     }
 
-    /// Where a tablespace is restored.
-    pub fn tablespace(&self, oid: u32) -> PathBuf {
-        self.root.join("tablespaces").join(oid.to_string())
+    /// Where the tablespaces of a backup are restored, by OID.
+    pub fn tablespaces(&self, info: &BackupInfo) -> Vec<(u32, PathBuf)> {
+        let place = self.root.join("tablespaces");
+        let one = |tablespace: &Tablespace| (tablespace.oid, place.join(tablespace.oid.to_string()));
+        info.tablespaces.iter().map(one).collect()
     }
 
     /// Removes it.

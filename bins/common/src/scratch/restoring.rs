@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::config::{Cluster, Config};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
 use crate::process;
@@ -81,12 +82,13 @@ impl Plan {
 
 impl Restorer {
     /// The pgkeep-restore that belongs to this program: beside it, else where packages put it.
-    pub fn new(config: &Path, cluster: &str, repositories: &[String], deadline: Instant) -> Self {
+    pub fn new(config: &Config, cluster: &Cluster, repositories: &[String], deadline: Instant) -> Self {
+        let file = std::path::absolute(&config.file).unwrap_or_else(|_| config.file.clone());
         let mut arguments = vec![
             "--config".to_owned(),
-            config.to_string_lossy().into_owned(),
+            file.to_string_lossy().into_owned(),
             "--cluster".to_owned(),
-            cluster.to_owned(),
+            cluster.name.clone(),
         ];
         for name in repositories {
             arguments.extend(["--repository".to_owned(), name.clone()]);

@@ -226,10 +226,7 @@ impl ScratchServer {
     /// # Errors
     /// As [`Session::connect`].
     pub fn connect(&self, database: &str) -> Result<Session> {
-        Session::connect(&ConnectionSettings {
-            dbname: Some(database.to_owned()),
-            ..self.connection()
-        })
+        Session::connect(&self.connection().with_database(database))
     }
 
     /// How a program connects.
