@@ -12,11 +12,14 @@ use common::exit;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-info", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
 pub struct Args {
-    /// Show statistics: success rates of 7 and 30 days, sizes, growth, and what can be recovered as a line in time
+    /// Show statistics: success rates of 7 and 30 days, sizes, growth, and what can be recovered as lines in time
     #[arg(long)]
     pub stats: bool,
 
-    /// Write the report of a period: backups, restore tests, RPO and RTO, failures, erasures; FROM counts, TO does not
+    /// Write the report of a period: backups, restore tests, RPO and RTO, failures, erasures
+    ///
+    /// FROM and TO are dates (2026-11-01, beginning in UTC) or times with a zone (2026-11-01T00:00:00+01:00). FROM counts,
+    /// TO does not.
     #[arg(long, value_names = ["FROM", "TO"], num_args = 2, conflicts_with = "stats")]
     pub report: Vec<String>,
 

@@ -1,28 +1,28 @@
-//! The report of a period: what was backed up, what was tried out, what failed.
+//! The report of a period: what was backed up, what was tried out, what failed. Pure, but for [`read`].
 
-use std::fmt::Write;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::config::Objectives;
-use common::error::{Error, Kind, Result, chain};
 use common::job::Outcome;
-use common::job::history::History;
-use common::repository::Repository;
-use common::repository::evidence::{self, Report as Test};
-use common::time::{self, UtcTime};
-use common::units::{ByteSize, counted, display_seconds};
+use common::job::history::Run;
+use common::repository::Label;
+use common::repository::evidence::Report as Test;
+use common::time::UtcTime;
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::report::Report;
+use crate::erasures::Erasure;
+use crate::period::Period;
+use crate::report::{Report, Untold};
 
-/// From a moment to before another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Period {
-    /// This moment counts.
-    pub from: UtcTime,
-    /// This one does not.
-    pub to: UtcTime,
-}
+pub mod read;
+mod text;
+
+use read::Records;
+
+/// The tool whose runs make backups, as it calls itself.
+const BASE_BACKUP: &str = "base-backup";
 
 /// The report.
 #[derive(Debug, Serialize)]
@@ -33,45 +33,63 @@ pub struct Compliance {
     pub cluster: String,
     /// The period.
     pub period: Period,
-    /// Backups that were made, each once, with the repositories that have it.
+    /// Backups that were made, each once, oldest first.
     pub backups: Vec<Backup>,
-    /// Restore tests, each once.
+    /// Restore tests, each once, oldest first.
     pub restore_tests: Vec<Test>,
-    /// The recovery point that is aimed at, in seconds.
-    pub objective_rpo_seconds: Option<f64>,
-    /// The recovery time that is aimed at, in seconds.
-    pub objective_rto_seconds: Option<f64>,
-    /// The worst recovery point that a test measured, in seconds.
-    pub worst_rpo_seconds: Option<f64>,
-    /// The worst recovery time that a test measured, in seconds.
-    pub worst_rto_seconds: Option<f64>,
-    /// Runs on this host that failed.
+    /// How much time would have been lost.
+    pub rpo: Measured,
+    /// How long restores took.
+    pub rto: Measured,
+    /// Runs on this host that failed, oldest first.
     pub failures: Vec<Failure>,
-    /// Tenants that were erased. This version records none.
-    pub erasures: Vec<String>,
-    /// What is not in the report, and why.
-    pub incomplete: Vec<String>,
+    /// Tenants that were erased, each once, oldest first.
+    pub erasures: Vec<Erasure>,
+    /// Lines of the audit record that cannot be understood, of this period or another.
+    pub unreadable_history_lines: u64,
+    /// What is missing here, since it could not be read.
+    pub incomplete: Vec<Untold>,
 }
 
 /// A backup.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 pub struct Backup {
     /// Which.
     pub label: String,
+    /// `full`, `diff` or `incr`.
+    #[serde(rename = "type")]
+    pub kind: String,
     /// When it was done.
     pub stopped: UtcTime,
-    /// How long it took, in seconds.
+    /// From start to the last object, in seconds.
     pub duration_seconds: f64,
     /// Size of its files in bytes.
     pub size_bytes: u64,
-    /// Whether it counts.
+    /// Whether it counts wherever it is.
     pub good: bool,
-    /// Where it is.
+    /// Where it is; nowhere if only the audit record of this host knows it still.
     pub repositories: Vec<String>,
+    /// Those of them in which it does not count.
+    pub not_good_in: Vec<String>,
+}
+
+/// An objective and what restore tests measured, in seconds.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Measured {
+    /// What is aimed at.
+    pub objective_seconds: Option<f64>,
+    /// The worst.
+    pub worst_seconds: Option<f64>,
+    /// The median; between the two in the middle where their number is even.
+    pub median_seconds: Option<f64>,
+    /// How many tests measured it.
+    pub tests: u64,
+    /// Whether the worst is within the objective; nothing if one of them is not known.
+    pub met: Option<bool>,
 }
 
 /// A run that failed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 pub struct Failure {
     /// When it ended.
     pub finished: UtcTime,
@@ -83,341 +101,140 @@ pub struct Failure {
     pub message: String,
 }
 
-/// What `--report FROM TO` says.
-///
-/// # Errors
-/// `Config` if one is no time, or there is nothing between them.
-pub fn period(words: &[String], now: UtcTime) -> Result<Option<Period>> {
-    let [from, to] = words else { return Ok(None) };
-    let period = Period {
-        from: moment(from, now)?,
-        to: moment(to, now)?,
-    };
-    match period.from < period.to {
-        true => Ok(Some(period)),
-        false => Err(
-            Error::new(Kind::Config, format!("there is nothing between {from} and {to}"))
-                .hint("the first is the beginning, the second the end, which does not count"),
-        ),
-    }
-}
-
-/// A date is its beginning in UTC.
-fn moment(text: &str, now: UtcTime) -> Result<UtcTime> {
-    let is_date = text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-    let whole = if is_date {
-        format!("{text}T00:00:00Z")
-    } else {
-        text.to_owned()
-    };
-    time::parse_target(&whole, now).map_err(|error| error.context(format!("--report {text}")).with_kind(Kind::Config))
-}
-
-/// Restore tests of the period, by repository; or why they cannot be read.
-pub fn tests(repositories: &[Repository], period: Period) -> Vec<(String, Result<Vec<Test>>)> {
-    let within = |test: &Test| period.holds(test.started);
-    let of = |repository: &Repository| {
-        let reports = evidence::reports(repository);
-        reports.map(|reports| reports.into_iter().filter(within).collect())
-    };
-    repositories
-        .iter()
-        .map(|repository| (repository.name.clone(), of(repository)))
-        .collect()
-}
-
-impl Period {
-    fn holds(self, time: UtcTime) -> bool {
-        self.from <= time && time < self.to
-    }
-}
-
 impl Compliance {
     /// Puts it together.
-    pub fn of(
-        report: &Report,
-        tests: Vec<(String, Result<Vec<Test>>)>,
-        history: &History,
-        objectives: Objectives,
-        period: Period,
-    ) -> Self {
-        let mut incomplete = Vec::new();
-        let mut backups: Vec<Backup> = Vec::new();
-        for repository in &report.repositories {
-            if let Some(error) = &repository.error {
-                incomplete.push(format!("repository {} cannot be read: {error}", repository.name));
-            }
-            for backup in repository.backups.iter().filter(|backup| period.holds(backup.stopped)) {
-                match backups.iter_mut().find(|known| known.label == backup.label) {
-                    Some(known) => known.repositories.push(repository.name.clone()),
-                    None => backups.push(Backup {
-                        label: backup.label.clone(),
-                        stopped: backup.stopped,
-                        duration_seconds: backup.duration_seconds,
-                        size_bytes: backup.size_bytes,
-                        good: backup.good,
-                        repositories: vec![repository.name.clone()],
-                    }),
-                }
-            }
-        }
-        backups.sort_by_key(|backup| backup.stopped);
-        let mut restore_tests: Vec<Test> = Vec::new();
-        for (name, found) in tests {
-            match found {
-                Ok(found) => restore_tests.extend(found),
-                Err(error)
-                    if incomplete
-                        .iter()
-                        .any(|known| known.starts_with(&format!("repository {name} "))) =>
-                {
-                    log::debug!("{}", chain(&error));
-                }
-                Err(error) => incomplete.push(format!(
-                    "restore tests in repository {name} cannot be read: {}",
-                    chain(&error)
-                )),
-            }
-        }
-        restore_tests.sort_by(|a, b| (a.started, &a.host).cmp(&(b.started, &b.host)));
-        // Each repository has its own copy.
-        restore_tests.dedup_by(|a, b| a.started == b.started && a.host == b.host);
-        if history.unreadable > 0 {
-            incomplete.push(format!(
-                "{} of the audit record cannot be understood",
-                counted(history.unreadable, "line")
-            ));
-        }
-        let failed = |outcome: Outcome| !matches!(outcome, Outcome::Ok | Outcome::Skipped);
-        let failures = history
-            .runs
-            .iter()
-            .filter(|run| period.holds(run.finished) && failed(run.result));
-        let worst = |of: fn(&Test) -> Option<f64>| restore_tests.iter().filter_map(of).reduce(f64::max);
-        let seconds = |limit: Option<Duration>| limit.map(|limit| limit.as_secs_f64());
+    pub fn of(report: &Report, records: Records, objectives: Objectives, period: Period) -> Self {
+        let restore_tests = tests(records.tests, period);
+        let measured = |objective: Option<Duration>, of: fn(&Test) -> Option<f64>| {
+            Measured::of(objective, restore_tests.iter().filter_map(of).collect())
+        };
         Self {
             schema: 1,
             cluster: report.cluster.clone(),
             period,
-            objective_rpo_seconds: seconds(objectives.rpo),
-            objective_rto_seconds: seconds(objectives.rto),
-            worst_rpo_seconds: worst(|test| test.rpo_seconds),
-            worst_rto_seconds: worst(|test| test.rto_seconds),
-            failures: failures
-                .map(|run| Failure {
-                    finished: run.finished,
-                    tool: run.tool.clone(),
-                    host: run.host.clone(),
-                    message: run.message.clone().unwrap_or_default(),
-                })
-                .collect(),
-            backups,
+            backups: backups(report, &records.history.runs, period),
+            rpo: measured(objectives.rpo, |test| test.rpo_seconds),
+            rto: measured(objectives.rto, |test| test.rto_seconds),
+            failures: failures(&records.history.runs, period),
+            erasures: erasures(records.erasures, period),
             restore_tests,
-            erasures: Vec::new(),
-            incomplete,
-        }
-    }
-
-    /// For people and for filing: Markdown.
-    pub fn text(&self) -> String {
-        let mut text = format!(
-            "# Backups of cluster {}\n\nFrom {} to {} (not included).\n",
-            self.cluster,
-            self.period.from.whole_seconds(),
-            self.period.to.whole_seconds()
-        );
-        let mut line = |words: String| {
-            let _ = writeln!(text, "{words}");
-        };
-        for one in &self.incomplete {
-            line(format!("\n**Not complete:** {one}"));
-        }
-        let good = self.backups.iter().filter(|backup| backup.good).count() as u64;
-        line(format!(
-            "\n## Backups\n\n{}, {good} of them good\n",
-            counted(self.backups.len() as u64, "backup")
-        ));
-        for one in &self.backups {
-            line(format!(
-                "- {} {}, {} in {}, in {}{}",
-                one.stopped.whole_seconds(),
-                one.label,
-                ByteSize(one.size_bytes),
-                span(one.duration_seconds),
-                one.repositories.join(", "),
-                if one.good { "" } else { ", **not good**" }
-            ));
-        }
-        let passed = self.restore_tests.iter().filter(|test| test.passed).count();
-        line(format!(
-            "\n## Restore tests\n\n{}, {passed} of them passed\n",
-            counted(self.restore_tests.len() as u64, "restore test")
-        ));
-        for test in &self.restore_tests {
-            let label = test
-                .label
-                .map_or_else(|| "no backup".to_owned(), |label| label.to_string());
-            let result = if test.passed {
-                "passed".to_owned()
-            } else {
-                format!("**{}**", counted(test.problems, "problem"))
-            };
-            let measured = |name: &str, seconds: Option<f64>| {
-                seconds.map_or_else(String::new, |seconds| format!(", {name} {}", span(seconds)))
-            };
-            line(format!(
-                "- {} {label} on {}: {result}{}{}",
-                test.started.whole_seconds(),
-                test.host,
-                measured("RPO", test.rpo_seconds),
-                measured("RTO", test.rto_seconds)
-            ));
-        }
-        line("\n## Objectives\n".to_owned());
-        line(objective("RPO", self.objective_rpo_seconds, self.worst_rpo_seconds));
-        line(objective("RTO", self.objective_rto_seconds, self.worst_rto_seconds));
-        line(format!(
-            "\n## Failures\n\n{} on this host\n",
-            counted(self.failures.len() as u64, "failed run")
-        ));
-        for one in &self.failures {
-            line(format!(
-                "- {} {} on {}: {}",
-                one.finished.whole_seconds(),
-                one.tool,
-                one.host,
-                one.message
-            ));
-        }
-        line("\n## Erasures\n".to_owned());
-        match self.erasures.as_slice() {
-            [] => line("none recorded".to_owned()),
-            all => all.iter().for_each(|one| line(format!("- {one}"))),
-        }
-        text
-    }
-}
-
-fn objective(name: &str, aim: Option<f64>, worst: Option<f64>) -> String {
-    match (aim, worst) {
-        (None, None) => format!("- {name}: no objective, not measured"),
-        (None, Some(worst)) => format!("- {name}: no objective; worst {}", span(worst)),
-        (Some(aim), None) => format!("- {name}: objective {}, **not measured**", span(aim)),
-        (Some(aim), Some(worst)) => {
-            let verdict = if worst <= aim { "met" } else { "**missed**" };
-            format!("- {name}: objective {}, worst {}: {verdict}", span(aim), span(worst))
+            unreadable_history_lines: records.history.unreadable,
+            incomplete: records.untold,
         }
     }
 }
 
-fn span(seconds: f64) -> String {
-    display_seconds(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+impl Measured {
+    fn of(objective: Option<Duration>, mut seconds: Vec<f64>) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        let objective_seconds = objective.map(|objective| objective.as_secs_f64());
+        let worst_seconds = seconds.last().copied();
+        Self {
+            objective_seconds,
+            worst_seconds,
+            median_seconds: median(&seconds),
+            tests: seconds.len() as u64,
+            met: worst_seconds
+                .zip(objective_seconds)
+                .map(|(worst, objective)| worst <= objective),
+        }
+    }
+}
+
+/// The middle of sorted numbers.
+fn median(sorted: &[f64]) -> Option<f64> {
+    let upper = sorted.get(sorted.len() / 2)?;
+    match sorted.len() % 2 {
+        0 => Some((sorted.get(sorted.len() / 2 - 1)? + upper) / 2.0),
+        _ => Some(*upper),
+    }
+}
+
+/// The backups of repositories, and those that retention has removed since, as far as this host made them.
+fn backups(report: &Report, runs: &[Run], period: Period) -> Vec<Backup> {
+    let mut found: BTreeMap<&str, Backup> = BTreeMap::new();
+    for repository in &report.repositories {
+        for backup in &repository.backups {
+            let entry = found.entry(&backup.label).or_insert_with(|| Backup {
+                label: backup.label.clone(),
+                kind: backup.kind.clone(),
+                stopped: backup.stopped,
+                duration_seconds: backup.duration_seconds,
+                size_bytes: backup.size_bytes,
+                good: true,
+                repositories: Vec::new(),
+                not_good_in: Vec::new(),
+            });
+            entry.repositories.push(repository.name.clone());
+            if !backup.good {
+                entry.good = false;
+                entry.not_good_in.push(repository.name.clone());
+            }
+        }
+    }
+    for (label, backup) in runs.iter().filter_map(made) {
+        found.entry(label).or_insert(backup);
+    }
+    let mut backups: Vec<Backup> = found.into_values().collect();
+    backups.retain(|backup| period.holds(backup.stopped));
+    backups.sort_by_key(|backup| backup.stopped);
+    backups
+}
+
+/// The backup that a run made.
+fn made(run: &Run) -> Option<(&str, Backup)> {
+    if run.tool != BASE_BACKUP {
+        return None;
+    }
+    let label = run.fields.get("label")?.as_str()?;
+    let kind = label.parse::<Label>().ok()?.kind();
+    let number = |name: &str| run.fields.get(name).and_then(Value::as_u64);
+    let backup = Backup {
+        label: label.to_owned(),
+        kind: kind.to_string(),
+        stopped: run.finished,
+        duration_seconds: run.finished.since(run.started).as_secs_f64(),
+        size_bytes: number("size_bytes").unwrap_or_default(),
+        good: number("damaged_pages") == Some(0),
+        repositories: Vec::new(),
+        not_good_in: Vec::new(),
+    };
+    Some((label, backup))
+}
+
+/// Each repository has its own copy of a test.
+fn tests(mut tests: Vec<Test>, period: Period) -> Vec<Test> {
+    tests.retain(|test| period.holds(test.started));
+    tests.sort_by(|a, b| (a.started, &a.host).cmp(&(b.started, &b.host)));
+    tests.dedup_by(|a, b| a.started == b.started && a.host == b.host);
+    tests
+}
+
+fn failures(runs: &[Run], period: Period) -> Vec<Failure> {
+    let failed = |run: &&Run| !matches!(run.result, Outcome::Ok | Outcome::Skipped);
+    let mut failures: Vec<Failure> = runs
+        .iter()
+        .filter(failed)
+        .filter(|run| period.holds(run.finished))
+        .map(|run| Failure {
+            finished: run.finished,
+            tool: run.tool.clone(),
+            host: run.host.clone(),
+            message: run.message.clone().unwrap_or_default(),
+        })
+        .collect();
+    failures.sort_by_key(|failure| failure.finished);
+    failures
+}
+
+/// Events are copied from repository to repository.
+fn erasures(mut erasures: Vec<Erasure>, period: Period) -> Vec<Erasure> {
+    erasures.retain(|one| period.holds(one.time));
+    erasures.sort();
+    erasures.dedup();
+    erasures
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-    use super::*;
-    use crate::stats::tests::{backup, day, report, run};
-    use common::repository::evidence::Level;
-
-    fn test(at: i64, passed: bool, rto: f64) -> Test {
-        Test {
-            format: 1,
-            started: day(at),
-            finished: day(at),
-            host: "h".to_owned(),
-            writer: String::new(),
-            cluster: "main".to_owned(),
-            label: None,
-            repository: None,
-            level: Level::Quick,
-            target: None,
-            passed,
-            problems: u64::from(!passed),
-            rto_seconds: Some(rto),
-            rpo_seconds: None,
-            newest_commit: None,
-            size_bytes: None,
-            durations: std::collections::BTreeMap::new(),
-            tables: 0,
-            rows: 0,
-            checked: 0,
-            backed_up_version: None,
-            tested_version: None,
-        }
-    }
-
-    fn words(words: [&str; 2]) -> Vec<String> {
-        words.map(str::to_owned).to_vec()
-    }
-
-    #[test]
-    fn a_period_has_a_beginning_before_its_end() {
-        let of = |from, to| period(&words([from, to]), day(0));
-        let month = of("2026-11-01", "2026-12-01").unwrap().unwrap();
-        assert_eq!(month.to.since(month.from), Duration::from_secs(30 * 86_400));
-        assert!(month.holds(month.from) && !month.holds(month.to));
-        assert_eq!(period(&[], day(0)).unwrap(), None);
-        for (from, to) in [
-            ("2026-12-01", "2026-11-01"),
-            ("2026-11-01", "2026-11-01"),
-            ("2026-11-31", "2026-12-31"),
-            ("soon", "2026-11-01"),
-        ] {
-            assert_eq!(of(from, to).unwrap_err().kind(), Kind::Config, "{from} {to}");
-        }
-    }
-
-    #[test]
-    fn all_of_the_period_is_in_it_and_nothing_else() {
-        let period = Period {
-            from: day(-10),
-            to: day(0),
-        };
-        let backups = vec![
-            backup("before", "full", day(-11), 9),
-            backup("in", "full", day(-10), 9),
-            backup("after", "full", day(0), 9),
-        ];
-        let history = History {
-            runs: vec![
-                run("verify", -20, Outcome::Failed),
-                run("verify", -5, Outcome::Failed),
-                run("prune", -4, Outcome::Ok),
-            ],
-            unreadable: 0,
-        };
-        let tests = vec![
-            (
-                "local".to_owned(),
-                Ok(vec![test(-3, true, 60.0), test(-2, false, 120.0)]),
-            ),
-            ("away".to_owned(), Err(Error::new(Kind::Transient, "no answer"))),
-            ("third".to_owned(), Ok(vec![test(-3, true, 60.0)])),
-        ];
-        let objectives = Objectives {
-            rpo: Some(Duration::from_secs(60)),
-            rto: Some(Duration::from_secs(100)),
-        };
-        let made = Compliance::of(&report(backups), tests, &history, objectives, period);
-        assert_eq!(
-            made.backups.iter().map(|one| one.label.as_str()).collect::<Vec<_>>(),
-            ["in"]
-        );
-        assert_eq!((made.restore_tests.len(), made.failures.len()), (2, 1));
-        assert_eq!(made.incomplete.len(), 1, "said once: {:?}", made.incomplete);
-        let text = made.text();
-        for wanted in [
-            "**Not complete:** repository away",
-            "1 backup, 1 of them good",
-            "2 restore tests, 1 of them passed",
-            "RPO: objective 1m, **not measured**",
-            "**missed**",
-            "verify on h: it broke",
-            "none recorded",
-        ] {
-            assert!(text.contains(wanted), "{wanted}\n{text}");
-        }
-    }
-}
+#[path = "compliance_tests.rs"]
+mod unit_tests;

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::error::{Result, chain};
-use common::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
+use common::postgres::{SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineHistory, TimelineId, WalName};
 use common::repository::backup::BackupInfo;
 use common::repository::catalog::{self, Catalog};
 use common::repository::dumps;
 use common::repository::events::{self, KnownSystem};
 use common::repository::manifest::Node;
 use common::repository::pins::Pins;
-use common::repository::reach::{self, Wal};
+use common::repository::reach::{self, Wal, Window};
 use common::repository::wal::{self, Histories, WalList};
 use common::repository::{Repository, reader};
+use common::time::UtcTime;
 
 use crate::report::{
     BackupReport, Blocks, DamagedFile, DumpReport, Report, RepositoryReport, SystemReport, Unreadable,
@@ -177,6 +178,12 @@ fn system(repository: &Repository, known: &KnownSystem, catalog: &Catalog) -> Re
     let histories = histories(repository, known, &backups)?;
     let wal = Wal::union([&list]);
     let (mut found, mut unrecoverable) = (Vec::new(), Vec::new());
+    let mut stored = LastStored {
+        repository,
+        system: known.system,
+        list: &list,
+        asked: BTreeMap::new(),
+    };
     for info in backups {
         if let Some(lacks) = catalog.lacks(info) {
             unrecoverable.push(Unrecoverable {
@@ -187,7 +194,7 @@ fn system(repository: &Repository, known: &KnownSystem, catalog: &Catalog) -> Re
             continue;
         }
         match windows(info, &wal, &histories.known, size) {
-            Ok(windows) => found.extend(windows),
+            Ok(windows) => found.extend(windows.into_iter().map(|window| describe(&window, &mut stored, size))),
             Err(lost) => unrecoverable.push(lost),
         }
     }
@@ -222,7 +229,7 @@ fn windows(
     wal: &Wal,
     known: &BTreeMap<TimelineId, TimelineHistory>,
     size: SegmentSize,
-) -> std::result::Result<Vec<WindowReport>, Unrecoverable> {
+) -> std::result::Result<Vec<Window>, Unrecoverable> {
     let own = info.timeline();
     let lost = |missing: String| Unrecoverable {
         label: info.label.to_string(),
@@ -239,15 +246,7 @@ fn windows(
         match reach::window(info, &history, wal, size) {
             // Without WAL of its own a later timeline leads no further than the one it left.
             Ok(window) if id != own && history.begin(id).is_none_or(|begin| window.to_lsn <= begin) => {}
-            Ok(window) => found.push(WindowReport {
-                label: window.label.to_string(),
-                timeline: id.0,
-                from_time: window.from_time,
-                from_lsn: window.from_lsn.to_string(),
-                to_lsn: window.to_lsn.to_string(),
-                last_segment: SegmentName::new(window.last.0, window.last.1, size).to_string(),
-                missing: window.missing.map(|missing| missing.names(size)),
-            }),
+            Ok(window) => found.push(window),
             Err(missing) => {
                 let name = SegmentName::new(missing.timeline, missing.number, size);
                 first_missing.get_or_insert(name.to_string());
@@ -259,6 +258,53 @@ fn windows(
         return Err(lost(first_missing.unwrap_or_else(history)));
     }
     Ok(found)
+}
+
+fn describe(window: &Window, stored: &mut LastStored<'_>, size: SegmentSize) -> WindowReport {
+    let last = SegmentName::new(window.last.0, window.last.1, size);
+    WindowReport {
+        label: window.label.to_string(),
+        timeline: window.timeline.0,
+        from_time: window.from_time,
+        from_lsn: window.from_lsn.to_string(),
+        to_lsn: window.to_lsn.to_string(),
+        last_segment: last.to_string(),
+        last_stored: stored.time(window.last, last),
+        missing: window.missing.map(|missing| missing.names(size)),
+    }
+}
+
+/// When the last segments of windows were stored.
+struct LastStored<'a> {
+    repository: &'a Repository,
+    system: SystemId,
+    list: &'a WalList,
+    asked: BTreeMap<SegmentName, Option<UtcTime>>,
+}
+
+impl LastStored<'_> {
+    /// The list knows the last segment of each timeline; the store is asked for those before a gap, once for each.
+    fn time(&mut self, last: (TimelineId, SegmentNumber), name: SegmentName) -> Option<UtcTime> {
+        let listed = self.list.stored.get(&last.0).and_then(|stored| stored.last);
+        if let Some((number, time)) = listed
+            && number == last.1
+        {
+            return Some(time);
+        }
+        let (repository, system) = (self.repository, self.system);
+        *self.asked.entry(name).or_insert_with(|| {
+            ask(repository, system, name).unwrap_or_else(|error| {
+                log::debug!("when WAL {name} was stored is not known: {}", chain(&error));
+                None
+            })
+        })
+    }
+}
+
+fn ask(repository: &Repository, system: SystemId, name: SegmentName) -> Result<Option<UtcTime>> {
+    let suffix = repository.suffix()?;
+    let key = repository.keys().wal(system, &WalName::Segment(name), suffix)?;
+    Ok(repository.store.stat(&key)?.map(|stat| stat.modified))
 }
 
 fn wal_range(timeline: TimelineId, first: SegmentNumber, last: SegmentNumber, size: SegmentSize) -> WalRange {

@@ -2,12 +2,18 @@
 
 mod args;
 mod compliance;
+mod erasures;
 mod gather;
+mod period;
 mod report;
 mod show;
 mod stats;
 mod timeline;
 mod unfinished;
+
+#[cfg(test)]
+#[path = "../tests/schema/mod.rs"]
+mod schema;
 
 use std::process::ExitCode;
 
@@ -20,6 +26,9 @@ use common::repository::ClusterName;
 use common::repository::pins::Pins;
 use common::time::UtcTime;
 
+use crate::compliance::{Compliance, read};
+use crate::period::Period;
+use crate::report::Untold;
 use crate::unfinished::Running;
 
 fn main() -> ExitCode {
@@ -58,24 +67,33 @@ fn run(args: args::Args) -> Result<()> {
     };
     let repositories = open::repositories(&config, cluster, &args.repositories.names)?;
     let now = UtcTime::now();
-    let period = compliance::period(&args.report, now)?;
+    let period = Period::parse(&args.report, now)?;
     let report = gather::report(&cluster.name, &repositories, &known);
+    let untold = report.untold();
+    let history = |untold| read::history(history::read(&config.state_directory, &cluster.name), untold);
     if args.stats {
-        let history = history::read(&config.state_directory, &cluster.name)?;
-        let stats = stats::Stats::of(&report, &history, now);
+        let (history, untold) = history(untold);
+        let stats = stats::Stats::of(&report, &history, untold, now);
         tell(&args, &stats, || stats.text())?;
+        complete(&stats.incomplete)
     } else if let Some(period) = period {
-        let history = history::read(&config.state_directory, &cluster.name)?;
-        let tests = compliance::tests(&repositories, period);
-        let made = compliance::Compliance::of(&report, tests, &history, cluster.objectives, period);
+        let records = read::records(&repositories, &report, history(untold));
+        let made = Compliance::of(&report, records, cluster.objectives, period);
         tell(&args, &made, || made.text())?;
+        complete(&made.incomplete)
     } else {
         tell(&args, &report, || show::text(&report))?;
+        complete(&untold)
     }
-    let unread: Vec<&str> = report.unread().collect();
-    if unread.is_empty() {
-        return Ok(());
+}
+
+/// What was shown is all there is, or else a failure.
+fn complete(untold: &[Untold]) -> Result<()> {
+    match untold {
+        [] => Ok(()),
+        some => {
+            let message = format!("cannot read all of {}", Untold::places(some).join(", "));
+            Err(Error::new(Kind::Failed, message).hint("the report says why, beside what could be read"))
+        }
     }
-    let message = format!("cannot read all of repository {}", unread.join(", "));
-    Err(Error::new(Kind::Failed, message).hint("the report says why, beside what could be read"))
 }

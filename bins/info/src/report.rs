@@ -1,5 +1,7 @@
 //! What `pgkeep-info` says, as values. The JSON form is an interface: `docs/info.schema.json` describes it.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use common::time::UtcTime;
@@ -16,17 +18,74 @@ pub struct Report {
 }
 
 impl Report {
-    /// The repositories that could not be read, or not all of them.
-    pub fn unread(&self) -> impl Iterator<Item = &str> {
-        self.repositories
+    /// What could not be read of the repositories.
+    pub fn untold(&self) -> Vec<Untold> {
+        self.repositories.iter().flat_map(RepositoryReport::untold).collect()
+    }
+}
+
+impl RepositoryReport {
+    fn untold(&self) -> Vec<Untold> {
+        let place = || format!("repository {}", self.name);
+        let part = |what: String, why: &str| Untold::part(place(), what, why);
+        let whole = self.error.iter().map(|why| Untold::whole(place(), why));
+        let backups = self
+            .unreadable
             .iter()
-            .filter(|repository| {
-                let histories = |system: &SystemReport| !system.unreadable_histories.is_empty();
-                repository.error.is_some()
-                    || !repository.unreadable.is_empty()
-                    || repository.systems.iter().any(histories)
-            })
-            .map(|repository| repository.name.as_str())
+            .map(|one| part(format!("backup {}", one.label), &one.why));
+        let histories = self.systems.iter().flat_map(|system| &system.unreadable_histories);
+        let histories = histories.map(|one| part(format!("the history of timeline {}", one.timeline), &one.why));
+        whole.chain(backups).chain(histories).collect()
+    }
+}
+
+/// Something that could not be read, so that what is said without it is not complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Untold {
+    /// Where: a repository, or the audit record.
+    pub place: String,
+    /// What of it; nothing if all of it.
+    pub what: Option<String>,
+    /// Why.
+    pub why: String,
+}
+
+impl Untold {
+    /// All of a place.
+    pub fn whole(place: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            place: place.into(),
+            what: None,
+            why: why.into(),
+        }
+    }
+
+    /// A part of a place.
+    pub fn part(place: impl Into<String>, what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            what: Some(what.into()),
+            ..Self::whole(place, why)
+        }
+    }
+
+    /// The places, each once.
+    pub fn places(all: &[Self]) -> Vec<&str> {
+        let mut places: Vec<&str> = Vec::new();
+        for one in all {
+            if !places.contains(&one.place.as_str()) {
+                places.push(&one.place);
+            }
+        }
+        places
+    }
+}
+
+impl fmt::Display for Untold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.what {
+            Some(what) => write!(f, "{what} in {} cannot be read: {}", self.place, self.why),
+            None => write!(f, "{} cannot be read: {}", self.place, self.why),
+        }
     }
 }
 
@@ -219,6 +278,9 @@ pub struct WindowReport {
     pub to_lsn: String,
     /// That segment.
     pub last_segment: String,
+    /// When it was stored, by the store's clock: what it holds is no younger. Nothing if the store does not say.
+    #[serde(skip)]
+    pub last_stored: Option<UtcTime>,
     /// What is missing behind it, if WAL of this history follows.
     pub missing: Option<String>,
 }
@@ -242,4 +304,44 @@ pub struct Unrecoverable {
     /// Whether that is a file of WAL.
     #[serde(skip)]
     pub is_wal: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_named_with_its_place() {
+        let unreadable = Unreadable {
+            label: "x".to_owned(),
+            why: "rubbish".to_owned(),
+        };
+        let of = |name: &str, error: Option<&str>, unreadable| RepositoryReport {
+            name: name.to_owned(),
+            error: error.map(str::to_owned),
+            unreadable,
+            ..RepositoryReport::default()
+        };
+        let report = Report {
+            schema: 1,
+            cluster: "main".to_owned(),
+            repositories: vec![
+                of("away", Some("no answer"), Vec::new()),
+                of("local", None, vec![unreadable]),
+                of("whole", None, Vec::new()),
+            ],
+        };
+        let mut untold = report.untold();
+        untold.push(Untold::part("repository local", "restore tests", "denied"));
+        let words: Vec<String> = untold.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            words,
+            [
+                "repository away cannot be read: no answer",
+                "backup x in repository local cannot be read: rubbish",
+                "restore tests in repository local cannot be read: denied",
+            ]
+        );
+        assert_eq!(Untold::places(&untold), ["repository away", "repository local"]);
+    }
 }

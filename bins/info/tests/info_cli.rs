@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use serde_json::Value;
-use system_tests::bare::{keys, project_file};
 use system_tests::{Bare, mutilate};
+
+mod schema;
+
+use schema::check_form;
 
 #[test]
 fn help_version_and_configuration_are_answered_as_everywhere() {
@@ -48,7 +51,6 @@ fn no_backup_and_no_repository_are_told_apart() {
 #[test]
 fn the_json_has_exactly_the_fields_of_its_schema() {
     let bare = Bare::new("info_json");
-    let schema: Value = serde_json::from_str(&project_file("docs/info.schema.json")).unwrap();
     let json = |code| {
         bare.tool("info")
             .args(["--format", "json"])
@@ -58,7 +60,7 @@ fn the_json_has_exactly_the_fields_of_its_schema() {
     };
     let unread = json(1);
     assert!(unread["repositories"][0]["error"].is_string());
-    check(&schema, &schema, &unread, "report");
+    check_form("", &unread);
     bare.tool("init").run().expect_code(0);
     let name = bare.history(2, "1\t0/3000000\tno recovery target specified\n");
     bare.tool("archive-push")
@@ -72,7 +74,7 @@ fn the_json_has_exactly_the_fields_of_its_schema() {
         .create_dir("repository/main/backup/20261120T020000Z-full-3f9a1c");
     system_tests::account::write(&backup.join("backup.json"), "rubbish", 0o400);
     let report = json(1);
-    check(&schema, &schema, &report, "report");
+    check_form("", &report);
     let repository = &report["repositories"][0];
     assert!(
         repository["error"].is_null() && repository["systems"][0]["major"] == 15,
@@ -103,8 +105,7 @@ fn a_history_that_cannot_be_read_is_named_and_hides_nothing_else() {
         .expect_said("no backup")
         .expect_said("cannot read all of repository local");
     let report = info(&["--format", "json"]).json();
-    let schema: Value = serde_json::from_str(&project_file("docs/info.schema.json")).unwrap();
-    check(&schema, &schema, &report, "report");
+    check_form("", &report);
     let repository = &report["repositories"][0];
     assert!(repository["error"].is_null(), "{report}");
     let unreadable = repository["systems"][0]["unreadable_histories"].as_array().unwrap();
@@ -166,8 +167,97 @@ fn a_backup_that_was_left_behind_is_told_from_one_that_runs() {
         bare.tool("info").run().expect_code(0).expect_said(words);
     }
     let report = bare.tool("info").args(["--format", "json"]).run().expect_code(0).json();
-    let schema: Value = serde_json::from_str(&project_file("docs/info.schema.json")).unwrap();
-    check(&schema, &schema, &report, "report");
+    check_form("", &report);
+}
+
+const LABEL: &str = "20261120T020000Z-full-3f9a1c";
+
+#[test]
+fn statistics_and_a_report_say_what_they_could_not_read() {
+    let bare = Bare::new("info_statistics");
+    let info = |words: &[&str], code| bare.tool("info").args(words).run().expect_code(code);
+    let period = ["--report", "2026-11-01", "2026-12-01"];
+    info(&["--stats"], 1)
+        .expect_said("no run is recorded")
+        .expect_said("NOT COMPLETE: repository local cannot be read: ");
+    info(&period, 1)
+        .expect_said("**Not complete:** repository local cannot be read: ")
+        .expect_said("0 backups, 0 of them good")
+        .expect_said("cannot read all of repository local");
+    bare.tool("init").run().expect_code(0);
+    info(&["--stats"], 0).expect_quiet().expect_said("no good backup");
+    info(&period, 0).expect_quiet().expect_said("none recorded");
+
+    let line = |tool: &str, more: &str| {
+        format!(
+            "{{\"started\":\"2026-11-20T02:00:00Z\",\"finished\":\"2026-11-20T02:10:00Z\",\"tool\":\"{tool}\",\
+             \"host\":\"db1\",{more}}}\n"
+        )
+    };
+    let record = line("verify", "\"result\":\"failed\",\"message\":\"damage\\nfound\"")
+        + "rubbish\n"
+        + &line(
+            "base-backup",
+            &format!("\"result\":\"ok\",\"fields\":{{\"label\":\"{LABEL}\",\"size_bytes\":1000,\"damaged_pages\":0}}"),
+        );
+    let history = bare.scratch.path("state/main/history.jsonl");
+    system_tests::account::write(&history, record, 0o600);
+    info(&["--stats"], 0)
+        .expect_said("1 line of the audit record cannot be understood")
+        .expect_said("base-backup");
+    info(&period, 0)
+        .expect_said(&format!(
+            "{LABEL} (full), 1000 B in 10m, in no repository that was read"
+        ))
+        .expect_said("verify on db1: damage found")
+        .expect_said("1 line of the audit record");
+    check_form("stats", &info(&["--stats", "--format", "json"], 0).json());
+    let words = [&period[..], &["--format", "json"]].concat();
+    check_form("compliance", &info(&words, 0).json());
+
+    let event = bare
+        .repository
+        .join("main/events/20261120T020000Z-3f9a1c-tombstone.json");
+    let tombstone = "{\"format\":1,\"kind\":\"tombstone\",\"time\":\"2026-11-20T02:00:00Z\",\"host\":\"db1\",\
+                     \"writer\":\"later\",\"database\":\"app\",\"schema\":\"acme\",\"schema_oid\":16400}";
+    system_tests::account::write(&event, tombstone, 0o400);
+    info(&period, 0).expect_said("tenant acme of database app");
+    check_form("compliance", &info(&words, 0).json());
+    bare.scratch.create_dir("repository/main/evidence");
+    let evidence = bare
+        .scratch
+        .create_dir("repository/main/evidence/20261120T020000Z-3f9a1c");
+    system_tests::account::write(&evidence.join("report.json"), "rubbish", 0o400);
+    info(&period, 1)
+        .expect_said("**Not complete:** restore tests in repository local cannot be read: ")
+        .expect_said("tenant acme of database app")
+        .expect_said("cannot read all of repository local");
+}
+
+#[test]
+fn a_period_that_is_none_is_refused() {
+    let bare = Bare::new("info_period");
+    for (from, to, named) in [
+        (
+            "2026-11-31",
+            "2026-12-01",
+            "FROM of --report is no date and no time: \"2026-11-31\"",
+        ),
+        (
+            "2026-11-01",
+            "later",
+            "TO of --report is no date and no time: \"later\"",
+        ),
+        ("2026-11-01", "2026-12-01T10:00:00", "no time zone"),
+        ("2026-12-01", "2026-11-01", "nothing between 2026-12-01 and 2026-11-01"),
+    ] {
+        let ran = bare.tool("info").args(["--report", from, to]).run();
+        let ran = ran.expect_code(2).expect_said(named);
+        assert_eq!(ran.stdout, "", "{}", ran.report());
+    }
+    bare.tool("info").args(["--report", "2026-11-01"]).run().expect_code(2);
+    let both = ["--stats", "--report", "2026-11-01", "2026-12-01"];
+    bare.tool("info").args(both).run().expect_code(2);
 }
 
 fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
@@ -180,52 +270,4 @@ fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
         }
     }
     found
-}
-
-/// As much of JSON Schema as the schema uses: type, properties, required, additionalProperties, items, $ref.
-fn check(root: &Value, schema: &Value, value: &Value, at: &str) {
-    if let Some(name) = schema["$ref"].as_str() {
-        return check(root, &root["$defs"][name.trim_start_matches("#/$defs/")], value, at);
-    }
-    let kind = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_u64() || number.is_i64() => "integer",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    let allowed = match &schema["type"] {
-        Value::Array(kinds) => kinds.clone(),
-        one => vec![one.clone()],
-    };
-    assert!(
-        allowed
-            .iter()
-            .any(|one| one == kind || (one == "number" && kind == "integer")),
-        "{at} is {kind}, not {allowed:?}"
-    );
-    match value {
-        Value::Object(_) => {
-            assert_eq!(keys(value), keys(&schema["properties"]), "{at}");
-            let mut required: Vec<&str> = schema["required"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .flat_map(Value::as_str)
-                .collect();
-            required.sort_unstable();
-            assert_eq!(required, keys(value), "{at}: all fields are always there");
-            for (key, value) in value.as_object().unwrap() {
-                check(root, &schema["properties"][key], value, &format!("{at}.{key}"));
-            }
-        }
-        Value::Array(items) => {
-            for (number, item) in items.iter().enumerate() {
-                check(root, &schema["items"], item, &format!("{at}[{number}]"));
-            }
-        }
-        _ => {}
-    }
 }
