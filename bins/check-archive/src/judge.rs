@@ -18,6 +18,8 @@ pub struct Server {
     pub failing: Option<(Option<Duration>, String)>,
     /// WAL files that wait, and for how long the oldest has.
     pub ready: Option<(u64, Option<Duration>)>,
+    /// Tenants that were erased and that the server has; or why nobody could find out.
+    pub erased: Option<Result<Vec<String>, String>>,
 }
 
 /// What is known of one repository.
@@ -33,6 +35,15 @@ pub struct Repository {
     pub gaps: Result<Gaps, String>,
     /// What it holds, where that could be found out.
     pub holds: Option<Holds>,
+    /// Dumps of erased tenants that are there still.
+    pub undeleted: Vec<String>,
+}
+
+/// What is left of erased tenants, as far as is known.
+pub fn pending(server: &Server, repositories: &[Repository]) -> u64 {
+    let of_server = server.erased.as_ref().and_then(|erased| erased.as_ref().ok());
+    let dumps: usize = repositories.iter().map(|repository| repository.undeleted.len()).sum();
+    (of_server.map_or(0, Vec::len) + dumps) as u64
 }
 
 /// What a repository holds of this cluster.
@@ -92,9 +103,21 @@ pub fn judge(server: &Server, repositories: &[Repository], limits: Limits) -> Li
                 }
             }
         }
+        if let Some(first) = repository.undeleted.first() {
+            // What must go must go from every repository.
+            let count = counted(repository.undeleted.len() as u64, "dump");
+            line.add(
+                State::Critical,
+                format!("{name}: {count} of erased tenants not deleted yet: {first}"),
+            );
+        }
         if let Some(Ok(took)) = repository.reached {
             line.perf(Perf::seconds(&format!("reach {name}"), took));
         }
+    }
+    let pending = pending(server, repositories);
+    if pending > 0 {
+        line.perf(Perf::count("erasures", pending).limits(0.0, 0.0));
     }
     line
 }
@@ -115,6 +138,22 @@ fn of_server(server: &Server, limits: Limits, line: &mut Line) {
             |since| format!("the last success was {} ago", shown(since)),
         );
         line.add(State::Critical, format!("archive_command fails for {file}; {since}"));
+    }
+    match &server.erased {
+        Some(Err(why)) => line.add(
+            State::Unknown,
+            format!("whether erased tenants are there again is not known: {why}"),
+        ),
+        Some(Ok(erased)) => {
+            if let Some(first) = erased.first() {
+                let count = counted(erased.len() as u64, "erased tenant");
+                line.add(
+                    State::Critical,
+                    format!("the server has {count}: {first}; pgkeep-dump-restore --apply-erasures erases again"),
+                );
+            }
+        }
+        None => {}
     }
     if let Some((count, oldest)) = server.ready {
         let (warning, critical) = limits.ready;
@@ -160,6 +199,7 @@ mod tests {
             reached: Some(Ok(Duration::from_secs(1))),
             gaps: Ok(Gaps::default()),
             holds: None,
+            undeleted: Vec::new(),
         }
     }
 
@@ -176,7 +216,7 @@ mod tests {
     #[test]
     fn every_state_by_table() {
         type Change = fn(&mut Server, &mut Repository);
-        let table: [(Change, u8, &str); 17] = [
+        let table: [(Change, u8, &str); 20] = [
             (
                 |_, _| {},
                 0,
@@ -250,6 +290,21 @@ mod tests {
                 },
                 1,
                 "WARNING - a: older backups lack S",
+            ),
+            (
+                |server, _| server.erased = Some(Ok(Vec::new())),
+                0,
+                "OK - 0 WAL files wait in pg_wal; WAL reaches a; no gap in a | 'ready'",
+            ),
+            (
+                |server, _| server.erased = Some(Ok(vec!["acme of database shop".to_owned()])),
+                2,
+                "CRITICAL - the server has 1 erased tenant: acme of database shop; pgkeep-dump-restore --apply-erasures",
+            ),
+            (
+                |_, one| one.undeleted = vec!["D".to_owned(), "E".to_owned()],
+                2,
+                "CRITICAL - a: 2 dumps of erased tenants not deleted yet: D",
             ),
             (
                 |_, one| one.reached = None,

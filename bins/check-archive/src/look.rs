@@ -5,11 +5,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::config::Cluster;
+use common::erasure::{self, Found};
 use common::error::{Error, Kind, Result, chain};
-use common::postgres::{SegmentName, SegmentNumber, SegmentSize, Session, SystemId, WalName};
+use common::postgres::{ConnectionSettings, SegmentName, SegmentNumber, SegmentSize, Session, SystemId, WalName};
 use common::repository::backup::BackupInfo;
 use common::repository::reach::{self, Wal};
-use common::repository::{BackupType, Repository, catalog, events, wal};
+use common::repository::tombstones::{self, Erasure};
+use common::repository::{BackupType, DumpLabel, Repository, catalog, dumps, events, wal};
 
 use crate::judge::{self, Gaps, Holds, Server};
 
@@ -27,18 +29,38 @@ pub struct Asked {
     pub wanted: Option<(SystemId, SegmentName)>,
 }
 
-/// Asks the server.
-pub fn server(cluster: &Cluster, environment: common::config::Environment<'_>) -> Asked {
-    let connected = cluster
-        .connection(environment)
-        .and_then(|settings| Session::connect(&settings));
-    let asked = connected.and_then(|mut session| ask(&mut session));
+/// Asks the server; also whether it has what was erased.
+pub fn server(cluster: &Cluster, environment: common::config::Environment<'_>, erasures: &[Erasure]) -> Asked {
+    let asked = cluster.connection(environment).and_then(|settings| {
+        let mut session = Session::connect(&settings)?;
+        let mut asked = ask(&mut session)?;
+        asked.server.erased = erased(&mut session, &settings, erasures);
+        Ok(asked)
+    });
     asked.unwrap_or_else(|error| Asked {
         server: Server {
             silent: Some(chain(&error)),
             ..Server::default()
         },
         wanted: None,
+    })
+}
+
+/// Tenants that were erased and are there.
+fn erased(
+    session: &mut Session,
+    settings: &ConnectionSettings,
+    erasures: &[Erasure],
+) -> Option<Result<Vec<String>, String>> {
+    if erasures.is_empty() {
+        return None;
+    }
+    let connect = |database: &str| Session::connect(&settings.with_database(database));
+    let words = |found: Found| format!("{} of database {}", found.schema, found.database);
+    let found = erasure::still_there(session, &connect, erasures);
+    Some(match found {
+        Ok(found) => Ok(found.into_iter().map(words).collect()),
+        Err(error) => Err(chain(&error)),
     })
 }
 
@@ -141,7 +163,16 @@ pub fn repository(
         reached,
         gaps,
         holds,
+        undeleted: undeleted(repository),
     }
+}
+
+/// Dumps of erased tenants that are still there; none where that cannot be read, for then nothing can.
+fn undeleted(repository: &Repository) -> Vec<String> {
+    let there = |label: &DumpLabel| !matches!(dumps::document(repository, *label), Ok(None));
+    let named = events::read(repository).map(|events| tombstones::dumps(&events));
+    let left = named.unwrap_or_default().into_iter().filter(there);
+    left.map(|label| label.to_string()).collect()
 }
 
 fn reached(

@@ -15,6 +15,7 @@ use common::error::{Error, Kind, Result};
 use common::exit;
 use common::job::{Job, Origin, Report, Sample, Status};
 use common::open;
+use common::repository::tombstones;
 use common::time::UtcTime;
 use common::units::display_seconds;
 
@@ -63,7 +64,8 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
     });
     let patience = config.patience.min(PATIENCE);
     let repositories = open::repositories_within(config, cluster, &args.repositories.names, patience)?;
-    let asked = look::server(cluster, &exit::environment);
+    let erasures = tombstones::of_all(&repositories);
+    let asked = look::server(cluster, &exit::environment, &erasures);
     let cache = &state.join("catalog");
     let begun = Instant::now();
     let deadline = begun + args.timeout;
@@ -90,6 +92,9 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
             Some((count, _)) => report.field("ready", count),
             None => report,
         };
+        let help = "Erased tenants that the server has, and dumps of erased tenants that are not deleted.";
+        let pending = judge::pending(&asked.server, &found) as f64;
+        let report = report.sample(Sample::new("pgkeep_erasures_pending", pending, help));
         let report = found.iter().flat_map(samples).fold(report, Report::sample);
         job.finish(&report, UtcTime::now());
     }

@@ -3,7 +3,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | 3 | [`config`], [`open`], [`retention`], [`scratch`] |
-//! | 2 | [`repository`]: what is on disk, as `FORMAT.md` specifies it |
+//! | 2 | [`repository`]: what is on disk, as `FORMAT.md` specifies it; [`erasure`] |
 //! | 1 | [`postgres`], [`codec`], [`storage`], [`job`], [`check`] |
 //! | 0 | [`error`], [`exit`], [`journal`], [`units`], [`time`], [`digest`], [`durable`], [`lock`], [`secret`], [`leftovers`], [`retry`], [`process`], [`interrupt`], [`progress`], [`sorter`] |
 
@@ -31,7 +31,8 @@ pub mod job;
 pub mod postgres;
 pub mod storage;
 
-// Layer 2: the on-disk promise.
+// Layer 2: the on-disk promise, and what it asks of servers.
+pub mod erasure;
 pub mod repository;
 
 // Layer 3: configuration, what it keeps, the one place that opens repositories, and scratch servers.

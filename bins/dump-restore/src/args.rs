@@ -16,8 +16,8 @@ use common::repository::DumpLabel;
 #[command(name = "pgkeep-dump-restore", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
 pub struct Args {
     /// The dump, as pgkeep-info lists it
-    #[arg(value_name = "LABEL")]
-    pub label: DumpLabel,
+    #[arg(value_name = "LABEL", required_unless_present = "apply_erasures")]
+    pub label: Option<DumpLabel>,
 
     /// Database to restore into
     #[arg(long, value_name = "DATABASE", conflicts_with_all = ["list", "to_sql"])]
@@ -67,6 +67,16 @@ pub struct Args {
     #[arg(long)]
     pub no_privileges: bool,
 
+    /// Restore a tenant although it has been erased
+    #[arg(long)]
+    pub even_erased: bool,
+
+    /// Erase again what a restored server has of erased tenants, after its promotion; --into: in this database alone
+    #[arg(long, conflicts_with_all = [
+        "label", "database", "tenant", "tables", "rename", "list", "clean", "create", "to_sql", "no_owner", "no_privileges", "even_erased",
+    ])]
+    pub apply_erasures: bool,
+
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -88,7 +98,7 @@ impl HasCommon for Args {
     }
 }
 
-const EXAMPLES: [(&str, &str); 5] = [
+const EXAMPLES: [(&str, &str); 6] = [
     (
         "What is in it",
         "pgkeep-dump-restore 20261120T020000Z-dump-3f9a1c --list",
@@ -108,5 +118,9 @@ const EXAMPLES: [(&str, &str); 5] = [
     (
         "One table as SQL",
         "pgkeep-dump-restore 20261120T020000Z-dump-3f9a1c --table public.orders --to-sql orders.sql",
+    ),
+    (
+        "On a restored server, erased tenants go again",
+        "pgkeep-dump-restore --apply-erasures",
     ),
 ];

@@ -1,6 +1,8 @@
 //! `pgkeep-dump-restore`: all of a dump, or one tenant or table out of it.
 
+mod apply;
 mod args;
+mod erased;
 mod fetch;
 mod restore;
 mod running;
@@ -19,6 +21,7 @@ use common::job::{Job, Origin, Report};
 use common::open;
 use common::time::UtcTime;
 
+use apply::Applying;
 use args::Args;
 use restore::{Done, Restoring};
 
@@ -27,22 +30,22 @@ fn main() -> ExitCode {
         let config = args.common.load(&exit::environment)?;
         let cluster = args.common.choose(&config)?;
         open::become_owner(cluster)?;
+        let origin = Origin::of_this_process();
         if args.list || args.dry_run || args.to_sql.is_some() {
             // Nothing happens to the server: no record is left.
-            let done = run(&args, &config, cluster)?;
+            let done = run(&args, &config, cluster, &origin)?;
             exit::print(&done.text)?;
             return Ok(Ending::Done(done));
         }
-        let job = Job::start(
-            config.job(cluster, "dump-restore", Origin::of_this_process()),
-            UtcTime::now(),
-        );
+        let job = Job::start(config.job(cluster, "dump-restore", origin.clone()), UtcTime::now());
         let report = |done: &Done| {
-            Report::success()
-                .field("label", args.label.to_string())
-                .field("size_bytes", done.bytes)
+            let report = Report::success().field("size_bytes", done.bytes);
+            match args.label {
+                Some(label) => report.field("label", label.to_string()),
+                None => report,
+            }
         };
-        let ending = interruptible::run(job, exit::WORK, || run(&args, &config, cluster), report)?;
+        let ending = interruptible::run(job, exit::WORK, || run(&args, &config, cluster, &origin), report)?;
         if let Ending::Done(done) = &ending {
             exit::print(&done.text)?;
         }
@@ -56,10 +59,21 @@ impl Verdict for Done {
     }
 }
 
-fn run(args: &Args, config: &Config, cluster: &Cluster) -> Result<Done> {
+fn run(args: &Args, config: &Config, cluster: &Cluster, origin: &Origin) -> Result<Done> {
     let repositories = open::repositories(config, cluster, &args.repositories.names)?;
+    let Some(label) = args.label else {
+        let applying = Applying {
+            cluster,
+            repositories: &repositories,
+            into: args.into.as_deref(),
+            dry_run: args.dry_run,
+            origin,
+        };
+        return applying.run();
+    };
     let restoring = Restoring {
         args,
+        label,
         cluster,
         connection: cluster.connection(&exit::environment)?,
         repositories: &repositories,

@@ -10,10 +10,12 @@ use common::error::{Error, Kind, Result, chain};
 use common::postgres::archive::Archive;
 use common::postgres::{ConnectionSettings, Major, Programs, Session, sql};
 use common::repository::dumps::{self, Contents, Database, DumpInfo, GLOBALS, Scope};
-use common::repository::{Nonce, Repository};
+use common::repository::tombstones::{self, Erasure};
+use common::repository::{DumpLabel, Nonce, Repository};
 use common::units::display_seconds;
 
 use crate::args::Args;
+use crate::erased::{self, Erased};
 use crate::fetch::{self, Source};
 use crate::running::{self, Clients, Part};
 use crate::select::{self, Selection, Wanted};
@@ -23,12 +25,26 @@ use crate::{script, show, target};
 pub struct Restoring<'a> {
     /// What the user asked for.
     pub args: &'a Args,
+    /// The dump.
+    pub label: DumpLabel,
     /// The cluster.
     pub cluster: &'a Cluster,
     /// How to reach the server.
     pub connection: ConnectionSettings,
     /// Where the dump may be.
     pub repositories: &'a [Repository],
+}
+
+/// What is restored, and out of what.
+#[derive(Clone, Copy)]
+struct Order<'a> {
+    repository: &'a Repository,
+    info: &'a DumpInfo,
+    database: &'a Database,
+    wanted: &'a Wanted,
+    selection: &'a Selection,
+    /// Tenants that are dropped again at the end.
+    erased: &'a [Erased<'a>],
 }
 
 /// What was restored, in words, and how big it is.
@@ -65,11 +81,29 @@ impl Restoring<'_> {
             )
             .hint("--list shows what is there; names are taken as they are")
         })?;
+        let erasures = self.erasures();
+        let erased = erased::in_dump(&info, database, &erasures);
+        erased::check(&wanted, &erased)?;
+        let order = Order {
+            repository,
+            info: &info,
+            database,
+            wanted: &wanted,
+            selection: &selection,
+            erased: if wanted == Wanted::Whole { &erased } else { &[] },
+        };
         match (&args.into, &args.to_sql) {
-            (Some(into), _) => self.restore_into(into, (repository, &info), database, &wanted, &selection),
-            (None, Some(file)) => self.write_sql(file, (repository, &info), database, &wanted, &selection),
+            (Some(into), _) => self.restore_into(into, &order),
+            (None, Some(file)) => self.write_sql(file, &order),
             (None, None) => Err(Error::new(Kind::Config, "nothing says where the dump goes")
                 .hint("--into DATABASE restores it, --to-sql FILE writes SQL, --list shows what is in it")),
+        }
+    }
+
+    fn erasures(&self) -> Vec<Erasure> {
+        match self.args.even_erased {
+            true => Vec::new(),
+            false => tombstones::of_all(self.repositories),
         }
     }
 
@@ -77,7 +111,7 @@ impl Restoring<'_> {
     fn find(&self) -> Result<(&Repository, DumpInfo)> {
         let mut last = None;
         for repository in self.repositories {
-            match dumps::read(repository, self.args.label) {
+            match dumps::read(repository, self.label) {
                 Ok(info) => return Ok((repository, info)),
                 Err(error) => {
                     log::debug!("repository \"{}\": {}", repository.name, chain(&error));
@@ -93,7 +127,7 @@ impl Restoring<'_> {
             .iter()
             .map(|repository| repository.name.as_str())
             .collect();
-        let message = format!("no dump {} in {}", self.args.label, names.join(", "));
+        let message = format!("no dump {} in {}", self.label, names.join(", "));
         Err(match last {
             Some(error) if error.kind() != Kind::NotFound => Error::new(error.kind(), message).because(error),
             _ => Error::new(Kind::Failed, message).hint("pgkeep-info lists the dumps that are there"),
@@ -196,15 +230,16 @@ impl Restoring<'_> {
         options
     }
 
-    fn restore_into(
-        &self,
-        into: &str,
-        (repository, info): (&Repository, &DumpInfo),
-        database: &Database,
-        wanted: &Wanted,
-        selection: &Selection,
-    ) -> Result<Done> {
+    fn restore_into(&self, into: &str, order: &Order<'_>) -> Result<Done> {
         let args = self.args;
+        let Order {
+            repository,
+            info,
+            database,
+            wanted,
+            selection,
+            erased,
+        } = *order;
         let archive = &database.archive;
         let began = Instant::now();
         let programs = self.programs(database)?;
@@ -226,7 +261,8 @@ impl Restoring<'_> {
         let chosen = selection.all();
         let parts = fetch::parts_of(archive, wanted, &chosen);
         let bytes = parts.iter().map(|(from, to)| to - from).sum();
-        let plan = show::plan(archive, wanted, args.rename.as_deref(), &selection, bytes, into);
+        let mut plan = show::plan(archive, wanted, args.rename.as_deref(), &selection, bytes, into);
+        plan += &erased::note(erased);
         if args.dry_run {
             return Ok(Done { text: plan, bytes: 0 });
         }
@@ -251,6 +287,9 @@ impl Restoring<'_> {
                     let hint = error.nearest_hint().map(|hint| format!("{hint}; {part}"));
                     error.hint(hint.unwrap_or(part))
                 })?;
+                if !erased.is_empty() {
+                    self.connect(into)?.execute(&erased::sql(erased))?;
+                }
             }
             _ => {
                 let frame = self.frame(wanted, &extensions)?;
@@ -267,7 +306,7 @@ impl Restoring<'_> {
             }
         }
         let mut text = format!("restored {}", plan.lines().next().unwrap_or_default());
-        text += &format!(" in {}\n", display_seconds(began.elapsed()));
+        text += &format!(" in {}\n{}", display_seconds(began.elapsed()), erased::note(erased));
         if let (Wanted::Tenant(old), Some(new)) = (wanted, &args.rename) {
             text += &self.note_mentions(into, new, old)?;
         }
@@ -327,20 +366,22 @@ impl Restoring<'_> {
         Session::connect(&self.connection.with_database(database))
     }
 
-    fn write_sql(
-        &self,
-        file: &Path,
-        (repository, info): (&Repository, &DumpInfo),
-        database: &Database,
-        wanted: &Wanted,
-        selection: &Selection,
-    ) -> Result<Done> {
+    fn write_sql(&self, file: &Path, order: &Order<'_>) -> Result<Done> {
+        let Order {
+            repository,
+            info,
+            database,
+            wanted,
+            selection,
+            erased,
+        } = *order;
         let archive = &database.archive;
         let chosen = selection.all();
         let parts = fetch::parts_of(archive, wanted, &chosen);
         let bytes = parts.iter().map(|(from, to)| to - from).sum();
         let rename = self.args.rename.as_deref();
-        let plan = show::plan(archive, wanted, rename, selection, bytes, &file.display().to_string());
+        let mut plan = show::plan(archive, wanted, rename, selection, bytes, &file.display().to_string());
+        plan += &erased::note(erased);
         if self.args.dry_run {
             return Ok(Done { text: plan, bytes: 0 });
         }
@@ -358,7 +399,11 @@ impl Restoring<'_> {
             frame: &frame,
         };
         let part = (*wanted != Wanted::Whole).then_some(&part);
-        self.write(file, |out| clients.to_sql(&mut source, part, out, u32::MAX))?;
+        self.write(file, |out| {
+            clients.to_sql(&mut source, part, out, u32::MAX)?;
+            out.write_all(erased::sql(erased).as_bytes())
+                .map_err(|error| Error::io(error, "write the SQL"))
+        })?;
         let text = if file == Path::new("-") { String::new() } else { plan };
         Ok(Done { text, bytes })
     }

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use common::config::{Cluster, Config};
-use common::error::Result;
+use common::erasure;
+use common::error::{Kind, Result, chain};
 use common::journal::Loudness;
 use common::postgres::{ConnectionSettings, Programs, Session};
 use common::progress::Progress;
 use common::repository::dumps::{self, CONTENTS, Contents, Database, DumpInfo, GLOBALS, Parts};
 use common::repository::lease::{self, Lease};
 use common::repository::pins::Pins;
+use common::repository::tombstones;
 use common::repository::writer::{Folder, FolderWriter};
 use common::repository::{ClusterName, DumpLabel, FORMAT, Nonce, Repository, written_by};
 use common::time::UtcTime;
@@ -74,6 +76,7 @@ impl Dumping<'_> {
             false => Vec::new(),
         };
         let units = plan::units(self.args, &all)?;
+        self.check_erased(&mut session, &units)?;
         let clients = Programs::of_client(settings.bin_directory.as_deref(), session.server_version())?;
         let version = session.version_num();
         let server = Server {
@@ -143,6 +146,33 @@ impl Dumping<'_> {
         };
         let named = |repository: &Repository| (repository.name.clone(), one(repository));
         Ok(self.repositories.iter().map(named).collect())
+    }
+
+    /// Refuses what was erased; that a whole database still holds it is a warning.
+    fn check_erased(&self, session: &mut Session, units: &[Unit]) -> Result<()> {
+        let erasures = tombstones::of_all(self.repositories);
+        if erasures.is_empty() {
+            return Ok(());
+        }
+        let found = match erasure::still_there(session, &|database| self.connect(database), &erasures) {
+            Ok(found) => found,
+            // Where somebody else runs the server, not everybody may ask for its identifier.
+            Err(error) if error.kind() == Kind::Config => {
+                log::warn!(
+                    "whether an erased tenant is in the dump is not known: {}",
+                    chain(&error)
+                );
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for found in found {
+            let units = units.iter().filter(|unit| unit.databases.contains(&found.database));
+            for unit in units {
+                plan::refuse_erased(unit, &found)?;
+            }
+        }
+        Ok(())
     }
 
     fn share(&self, unit: &Unit) -> Result<(Session, String)> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use common::erasure::Found;
 use common::error::{Error, Kind, Result};
 use common::postgres::sql::identifier;
 use common::repository::dumps::{Parts, Scope};
@@ -88,6 +89,33 @@ pub fn units(args: &Args, all: &[String]) -> Result<Vec<Unit>> {
         globals: args.databases.is_empty() && !args.data_only,
         ..unit(Scope::Databases, databases)
     }])
+}
+
+/// Refuses a dump of a tenant that was erased and that the server still has.
+///
+/// # Errors
+/// `Refused`.
+pub fn refuse_erased(unit: &Unit, found: &Found) -> Result<()> {
+    let Found {
+        database,
+        schema,
+        erasure,
+    } = found;
+    let asked = format!(
+        "tenant {schema} of database {database} was erased, asked for by {} at {}",
+        erasure.user,
+        erasure.time.whole_seconds()
+    );
+    let is_asked = unit.schema.as_ref() == Some(schema) || unit.tables.iter().any(|(of, _)| of == schema);
+    if is_asked {
+        return Err(Error::new(Kind::Refused, asked).hint(format!(
+            "what was erased gets no dumps; the server has it still: pgkeep-dump-restore --apply-erasures --into {database}"
+        )));
+    }
+    if unit.schema.is_none() && unit.tables.is_empty() {
+        log::warn!("{asked}, and comes into the dump: the server has it still");
+    }
+    Ok(())
 }
 
 /// The databases that a run takes where none is named: those of the configuration, or all that the server lists.

@@ -8,11 +8,11 @@ use common::job::Outcome;
 use common::job::history::Run;
 use common::repository::Label;
 use common::repository::evidence::Report as Test;
+use common::repository::tombstones::{self, Erasure};
 use common::time::UtcTime;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::erasures::Erasure;
 use crate::period::Period;
 use crate::report::{Report, Untold};
 
@@ -228,10 +228,9 @@ fn failures(runs: &[Run], period: Period) -> Vec<Failure> {
 }
 
 /// Events are copied from repository to repository.
-fn erasures(mut erasures: Vec<Erasure>, period: Period) -> Vec<Erasure> {
+fn erasures(erasures: Vec<Erasure>, period: Period) -> Vec<Erasure> {
+    let mut erasures = tombstones::merged(erasures);
     erasures.retain(|one| period.holds(one.time));
-    erasures.sort();
-    erasures.dedup();
     erasures
 }
 

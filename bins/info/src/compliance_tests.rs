@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 
 use common::job::history::History;
 use common::repository::evidence::Level;
+use common::repository::tombstones::Tenant;
 
 use super::*;
 use crate::report::RepositoryReport;
@@ -232,18 +233,30 @@ fn an_erasure_is_told_once_and_in_its_period() {
     let erasure = |at| Erasure {
         time: day(at),
         host: "h".to_owned(),
-        database: Some("app".to_owned()),
-        schema: Some("acme".to_owned()),
-        schema_oid: None,
-        lsn: None,
-        reason: Some("asked".to_owned()),
+        user: "postgres".to_owned(),
+        system_identifier: "7".to_owned(),
+        database_oid: Some(5),
+        schema_oid: 16400,
+        tenant: Some(Tenant {
+            database: "app".to_owned(),
+            schema: "acme".to_owned(),
+            reason: "asked".to_owned(),
+        }),
+        gone: None,
+    };
+    let other = Erasure {
+        schema_oid: 16500,
+        ..erasure(-30)
     };
     let records = Records {
-        erasures: vec![erasure(-2), erasure(-30), erasure(-2)],
+        erasures: vec![erasure(-2), other, erasure(-2)],
         ..Records::default()
     };
     let made = made(&report(Vec::new()), records);
     assert_eq!(made.erasures.len(), 1);
-    expect(&made.text(), &["tenant acme of database app: asked"]);
+    expect(
+        &made.text(),
+        &["asked for by postgres on h: acme of database app (OID 16400), not seen to be gone: asked"],
+    );
     assert!(!made.text().contains("none recorded"));
 }

@@ -2,7 +2,6 @@
 
 mod args;
 mod compliance;
-mod erasures;
 mod gather;
 mod period;
 mod report;

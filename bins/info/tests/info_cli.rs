@@ -219,9 +219,11 @@ fn statistics_and_a_report_say_what_they_could_not_read() {
         .repository
         .join("main/events/20261120T020000Z-3f9a1c-tombstone.json");
     let tombstone = "{\"format\":1,\"kind\":\"tombstone\",\"time\":\"2026-11-20T02:00:00Z\",\"host\":\"db1\",\
-                     \"writer\":\"later\",\"database\":\"app\",\"schema\":\"acme\",\"schema_oid\":16400}";
+                     \"writer\":\"pgkeep\",\"system_identifier\":\"7\",\"database_oid\":5,\"schema_oid\":16400,\
+                     \"tenant\":{\"database\":\"app\",\"schema\":\"acme\",\"reason\":\"asked\"},\"user\":\"postgres\",\
+                     \"gone\":{\"timeline\":1,\"lsn\":\"0/5000000\",\"time\":\"2026-11-20T02:00:00Z\"},\"dumps\":[]}";
     system_tests::account::write(&event, tombstone, 0o400);
-    info(&period, 0).expect_said("tenant acme of database app");
+    info(&period, 0).expect_said("acme of database app (OID 16400), gone at 0/5000000");
     check_form("compliance", &info(&words, 0).json());
     bare.scratch.create_dir("repository/main/evidence");
     let evidence = bare
@@ -230,7 +232,7 @@ fn statistics_and_a_report_say_what_they_could_not_read() {
     system_tests::account::write(&evidence.join("report.json"), "rubbish", 0o400);
     info(&period, 1)
         .expect_said("**Not complete:** restore tests in repository local cannot be read: ")
-        .expect_said("tenant acme of database app")
+        .expect_said("acme of database app (OID 16400), gone at 0/5000000")
         .expect_said("cannot read all of repository local");
 }
 

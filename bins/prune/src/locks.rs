@@ -80,7 +80,7 @@ pub fn renew(repository: &Repository, plan: &Plan, horizon: Option<Duration>, jo
         let folder = repository.keys().of_label(label)?;
         renewed += renew_below(repository, &folder, now, horizon, jobs, &|_| true)?;
     }
-    for (name, _) in plan.dumps.iter().filter(|(_, why)| why.is_some()) {
+    for (name, _) in plan.dumps.iter().filter(|(_, verdict)| verdict.is_kept()) {
         let folder = repository.keys().dumps()?.join(name)?;
         renewed += renew_below(repository, &folder, now, horizon, jobs, &|_| true)?;
     }

@@ -2,12 +2,14 @@
 
 mod act;
 mod args;
+mod erase;
 mod garbage;
 mod locks;
 mod mark;
 mod plan;
 mod show;
 mod survey;
+mod tenant;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,10 +26,12 @@ use common::time::UtcTime;
 
 use act::{Removed, act};
 use args::Args;
+use erase::{Erased, Erasing};
 use locks::Renewals;
 use plan::{Plan, plan};
 use show::{Ended, Outcome};
 use survey::survey;
+use tenant::Named;
 
 fn main() -> ExitCode {
     exit::main(exit::WORK, |args: Args| {
@@ -36,9 +40,8 @@ fn main() -> ExitCode {
         let cluster = args.common.choose(&config)?;
         open::become_owner(cluster)?;
         let origin = Origin::of_this_process();
-        let host = origin.host.clone();
-        let job = Job::start(config.job(cluster, "prune", origin), UtcTime::now());
-        let work = || Done::of(&args, &config, cluster, &host);
+        let job = Job::start(config.job(cluster, "prune", origin.clone()), UtcTime::now());
+        let work = || Done::of(&args, &config, cluster, &origin);
         if args.dry_run {
             // Who only looks leaves no trace.
             let done = work()?;
@@ -57,11 +60,29 @@ fn main() -> ExitCode {
 enum Done {
     Pruned(Ended),
     Said(String),
+    Erased(Erased),
 }
 
 impl Done {
-    fn of(args: &Args, config: &Config, cluster: &Cluster, host: &str) -> Result<Self> {
+    fn of(args: &Args, config: &Config, cluster: &Cluster, origin: &Origin) -> Result<Self> {
         let repositories = open::repositories(config, cluster, &args.repositories.names)?;
+        let host = origin.host.as_str();
+        let jobs = args.jobs.unwrap_or(config.jobs);
+        if let (Some(schema), Some(database)) = (&args.erase_tenant, &args.database) {
+            let erasing = Erasing {
+                cluster,
+                named: Named {
+                    database,
+                    schema,
+                    oid: args.schema_oid,
+                },
+                reason: args.reason.as_deref().unwrap_or_default(),
+                origin,
+                dry_run: args.dry_run,
+                jobs,
+            };
+            return erasing.run(&repositories).map(Self::Erased);
+        }
         if let Some(label) = args.keep {
             let reason = args.reason.clone().unwrap_or_default();
             return mark::keep(&repositories, label, &reason, host).map(Self::Said);
@@ -74,7 +95,7 @@ impl Done {
             host,
             cache: config.state_of(cluster).join("catalog"),
             state: config.state_of(cluster),
-            jobs: args.jobs.unwrap_or(config.jobs),
+            jobs,
         };
         let one = |repository: &Repository| {
             let settings = config
@@ -98,6 +119,7 @@ impl Done {
     fn report(&self) -> common::job::Report {
         match self {
             Self::Pruned(ended) => ended.report(),
+            Self::Erased(erased) => erased.report(),
             Self::Said(_) => common::job::Report::success(),
         }
     }
@@ -107,6 +129,7 @@ impl Verdict for Done {
     fn code(&self) -> u8 {
         match self {
             Self::Pruned(ended) => ended.exit_code(),
+            Self::Erased(erased) => erased.code(),
             Self::Said(_) => 0,
         }
     }
@@ -116,6 +139,7 @@ fn tell(args: &Args, done: &Done) -> Result<()> {
     match (done, args.format.format) {
         (Done::Pruned(ended), FormatName::Json) => exit::print(&ended.json()?),
         (Done::Pruned(ended), FormatName::Text) => exit::print(&ended.text()),
+        (Done::Erased(erased), _) => exit::print(&erased.text),
         (Done::Said(text), _) => exit::print(text),
     }
 }

@@ -25,8 +25,8 @@ pub struct Plan {
     pub left: Vec<(Label, u64, Option<garbage::Why>)>,
     /// WAL by system.
     pub wal: Vec<WalPlan>,
-    /// Dumps, and why each stays.
-    pub dumps: Vec<(String, Option<String>)>,
+    /// Dumps, and what becomes of each.
+    pub dumps: Vec<(String, retention::dumps::Verdict)>,
 }
 
 /// The plan for one system's WAL.
@@ -94,7 +94,7 @@ pub fn plan(policy: Option<&Retention>, survey: &Survey, garbage_after: Duration
         (left.label, left.bytes, why)
     };
     let rule = policy.and_then(|policy| policy.dumps);
-    let dumps = retention::dumps::judge(rule, &survey.dumps, survey.now, garbage_after);
+    let dumps = retention::dumps::judge(rule, &survey.dumps, &survey.erased, survey.now, garbage_after);
     Ok(Plan {
         left: survey.left.iter().map(left).collect(),
         backups: verdicts.into_iter().zip(survey.backups.iter().cloned()).collect(),
@@ -153,7 +153,7 @@ fn plan_wal(
 }
 
 /// What goes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Removal {
     /// Backups, the newest first: what leans on others goes before them.
     pub backups: Vec<BackupInfo>,
@@ -172,7 +172,7 @@ impl Plan {
     pub fn removal(&self) -> Removal {
         let backups = self.backups.iter().filter(|(verdict, _)| !verdict.is_kept());
         let garbage = self.left.iter().filter(|(.., why)| why.is_none());
-        let dumps = self.dumps.iter().filter(|(_, why)| why.is_none());
+        let dumps = self.dumps.iter().filter(|(_, verdict)| !verdict.is_kept());
         let goes = |plan: &&WalPlan| plan.needed.is_nothing() || plan.ranges.iter().any(|(_, why)| why.is_none());
         let wal = self.wal.iter().filter(goes);
         Removal {

@@ -7,6 +7,7 @@ use common::exit;
 use common::job::{Report, Sample};
 use common::postgres::{SegmentName, SegmentSize};
 use common::repository::wal::Range;
+use common::retention::dumps::Verdict;
 use common::units::ByteSize;
 use serde::Serialize;
 
@@ -107,9 +108,12 @@ fn things(plan: &Plan) -> Vec<Thing> {
             things.push(thing("wal", format!("{} histories", system.system), false, because));
         }
     }
-    for (name, why) in &plan.dumps {
-        let because = why.clone().unwrap_or_else(|| "no rule keeps it".to_owned());
-        things.push(thing("dump", name.clone(), why.is_some(), vec![because]));
+    for (name, verdict) in &plan.dumps {
+        let because = match verdict {
+            Verdict::Stays(why) => why.clone(),
+            Verdict::Goes(why) => (*why).to_owned(),
+        };
+        things.push(thing("dump", name.clone(), verdict.is_kept(), vec![because]));
     }
     things
 }

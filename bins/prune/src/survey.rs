@@ -8,10 +8,10 @@ use common::error::{Error, Kind, Result, chain};
 use common::postgres::{SegmentSize, SystemId, TimelineHistory, TimelineId};
 use common::repository::backup::{self, BackupInfo};
 use common::repository::dumps::{self, Dump};
-use common::repository::events;
 use common::repository::lease;
 use common::repository::wal::{self, WalList};
-use common::repository::{Label, Repository, catalog, reach};
+use common::repository::{DumpLabel, Label, Repository, catalog, reach};
+use common::repository::{events, tombstones};
 use common::time::UtcTime;
 use common::units::display_duration;
 
@@ -50,6 +50,8 @@ pub struct Survey {
     pub wal: Vec<SystemWal>,
     /// Dumps, oldest first.
     pub dumps: Vec<Dump>,
+    /// Those of tenants that were erased.
+    pub erased: BTreeSet<DumpLabel>,
 }
 
 /// Looks at everything.
@@ -61,8 +63,8 @@ pub fn survey(repository: &Repository, cache: &Path, now: UtcTime) -> Result<Sur
     let store_time = repository.store.now()?;
     compare_clocks(now, store_time)?;
     let catalog = catalog::read(repository, Some(cache))?;
-    let known = events::systems(repository)?;
     let events = events::read(repository)?;
+    let known = events::systems_of(&events)?;
     let holder = lease::newest(repository, "base-backup")?.filter(|lease| lease.is_held(store_time));
     let lacks = |info: &&BackupInfo| catalog.lacks(info).is_some();
     let lacking = catalog.backups.iter().filter(lacks).map(|info| info.label).collect();
@@ -91,6 +93,7 @@ pub fn survey(repository: &Repository, cache: &Path, now: UtcTime) -> Result<Sur
         unreadable: catalog.unreadable,
         lacking,
         left,
+        erased: tombstones::dumps(&events),
         marks: events::marks(events.into_iter().map(|event| event.what)),
         wal,
         dumps: dumps::list(repository)?,

@@ -6,13 +6,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::config::{Cluster, Config, RestoreTest};
+use common::erasure::{self, Found};
 use common::error::{Error, Kind, Result, chain_with_hint};
 use common::interrupt;
-use common::postgres::{ControlFile, Major, Programs};
+use common::postgres::{ControlFile, Major, Programs, Session};
 use common::process;
 use common::repository::backup::BackupInfo;
 use common::repository::evidence::{Level, Report};
-use common::repository::{FORMAT, Repository, written_by};
+use common::repository::{FORMAT, Repository, tombstones, written_by};
 use common::scratch::{self, Plan, Restorer, Scratch, ScratchServer, Wanted};
 use common::time::UtcTime;
 
@@ -200,7 +201,7 @@ impl Test<'_> {
     fn ask(
         &self,
         server: &ScratchServer,
-        session: &mut common::postgres::Session,
+        session: &mut Session,
         info: &BackupInfo,
         (started, to_end): (UtcTime, bool),
         progress: &mut Progress,
@@ -243,6 +244,7 @@ impl Test<'_> {
                 Err(problem) => found.problems.push(problem),
             }
         }
+        found.notes.extend(self.erased(server, session)?);
         let tables = before.map_or(&[][..], |last| &last.tables);
         // Quick reads no rows, and another moment has other ones.
         if self.level() > Level::Quick && !found.broken {
@@ -260,6 +262,21 @@ impl Test<'_> {
         progress.details.notes = found.notes;
         progress.details.tables = found.tables;
         Ok(found.broken)
+    }
+
+    /// Tenants that were erased and are there again at the restored moment.
+    fn erased(&self, server: &ScratchServer, session: &mut Session) -> Result<Vec<String>> {
+        let erasures = tombstones::of_all(self.repositories);
+        let found = erasure::still_there(session, &|database| server.connect(database), &erasures)?;
+        let note = |found: Found| {
+            let (schema, database) = (found.schema, found.database);
+            format!(
+                "tenant {schema} of database {database} was erased at {} and comes back with this backup: after a restore run \
+                 pgkeep-dump-restore --apply-erasures",
+                found.erasure.time.whole_seconds()
+            )
+        };
+        Ok(found.into_iter().map(note).collect())
     }
 
     fn evidence(&self, started: UtcTime, progress: Progress) -> Evidence {

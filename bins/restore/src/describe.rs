@@ -7,6 +7,7 @@ use common::error::Result;
 use common::postgres::SegmentSize;
 use common::repository::Repository;
 use common::repository::backup::BackupInfo;
+use common::repository::tombstones::{self, Erasure, Reached};
 
 use crate::layout::{Layout, Root};
 use crate::place;
@@ -14,7 +15,7 @@ use crate::plan::{self, Choice};
 use crate::prepare::{Order, Totals};
 use crate::show::{Place, Plan, PlannedBackup, PlannedWal, Space, Unheard};
 use crate::survey::{Silent, Survey};
-use crate::target::Target;
+use crate::target::{Request, Target};
 
 /// The plan, all but `restore_command`.
 ///
@@ -88,6 +89,7 @@ pub fn describe(
         archiving_why: order.archiving.why.clone(),
         branches: choice.branches.clone(),
         restore_command: String::new(),
+        erasures: erasures(survey, choice, info, request),
         notes: order
             .notes
             .iter()
@@ -96,6 +98,32 @@ pub fn describe(
             .chain(silence_note(survey))
             .collect(),
     })
+}
+
+/// Tenants whose schema the restored server may have again.
+fn erasures(survey: &Survey<'_>, choice: &Choice, info: &BackupInfo, request: &Request) -> Vec<Erasure> {
+    let history = plan::history(&survey.archive, choice.timeline);
+    let reached = reached(choice, request, survey.archive.segment_size);
+    let is_past = |erasure: &Erasure| {
+        history
+            .as_ref()
+            .is_some_and(|history| erasure.is_past(history, reached))
+    };
+    let mut erasures = tombstones::of_all(survey.answered.iter().map(|(repository, _)| *repository));
+    erasures.retain(|erasure| erasure.system_identifier == info.system_identifier && !is_past(erasure));
+    erasures
+}
+
+/// How far recovery surely goes.
+fn reached(choice: &Choice, request: &Request, size: SegmentSize) -> Reached {
+    let end_of_wal = choice.wal.last().map(|stretch| stretch.last.next().start(size));
+    let consistent = choice.backup.stop_lsn;
+    match (&request.target, &choice.target) {
+        (Target::Time { time, .. }, _) => Reached::Time(*time),
+        (_, Target::Lsn(lsn)) => Reached::Lsn(*lsn),
+        (_, Target::End) => Reached::Lsn(end_of_wal.unwrap_or(consistent)),
+        _ => Reached::Lsn(consistent),
+    }
 }
 
 /// At the end of WAL, and for a new timeline's number, every repository is asked, and silence may not be taken for a no.

@@ -12,8 +12,10 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
 
 use common::durable;
+use common::erasure;
 use common::error::{Context, Error, Kind, Result};
 use common::interrupt;
+use common::postgres::datadir::ERASURES;
 use common::postgres::manifest::manifest_path;
 use common::postgres::{BackupLabel, ControlFile, Major, ManifestWriter, WalRange, recovery};
 use common::progress::{self, Progress};
@@ -89,7 +91,18 @@ impl Prepared<'_> {
             order.archiving.keep,
         );
         settings::write(&self.layout.data, &settings)?;
+        self.leave_erasures()?;
         self.appear()
+    }
+
+    /// Leaves the SQL that erases tenants again.
+    fn leave_erasures(&self) -> Result<()> {
+        let erasures = &self.plan.erasures;
+        if erasures.is_empty() {
+            return Ok(());
+        }
+        let path = self.layout.data.join(ERASURES);
+        durable::replace_unsynced(&path, erasure::script(erasures).as_bytes(), 0o600)
     }
 
     /// Makes the directories that are filled, and leaves the marker: from here on the restore has begun.

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use common::postgres::{Lsn, SegmentSize};
 use common::repository::Label;
+use common::repository::tombstones::Erasure;
 use common::time::UtcTime;
 use common::units::{ByteSize, counted};
 
@@ -58,6 +59,8 @@ pub struct Plan {
     pub branches: Vec<Branch>,
     /// How it fetches WAL.
     pub restore_command: String,
+    /// Tenants that were erased after the moment that is restored, and may come back with it.
+    pub erasures: Vec<Erasure>,
     /// What the reader should know.
     pub notes: Vec<String>,
 }
@@ -205,6 +208,15 @@ pub fn text(plan: &Plan) -> String {
     plan.branches
         .iter()
         .for_each(|branch| row("branch", branch.note.clone()));
+    plan.erasures
+        .iter()
+        .for_each(|erasure| row("erased", format!("{}: {erasure}", erasure.time.whole_seconds())));
+    if !plan.erasures.is_empty() {
+        row(
+            "",
+            "what of this comes back has to go again, after promotion: pgkeep-dump-restore --apply-erasures".to_owned(),
+        );
+    }
     plan.notes.iter().for_each(|note| row("note", note.clone()));
     lines.push(String::new());
     lines.join("\n")
@@ -281,6 +293,7 @@ mod tests {
             archiving: false,
             archiving_why: None,
             branches: Vec::new(),
+            erasures: Vec::new(),
             restore_command: "x".into(),
             notes: vec!["mind the step".into()],
         }

@@ -1,12 +1,13 @@
 //! Which dumps go over, and how one does: its objects first, `dump.json` last.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::config::{Keep, Retention};
 use common::error::{Error, Kind, Result, chain};
 use common::repository::dumps::{self, Dump, DumpInfo};
 use common::repository::writer::Folder;
-use common::repository::{DumpLabel, Repository};
+use common::repository::{DumpLabel, Repository, events, tombstones};
 use common::retention;
 use common::time::UtcTime;
 
@@ -22,7 +23,9 @@ use crate::tally::Target;
 pub fn copy(route: &Route<'_>, policy: Option<&Retention>, how: &How<'_>, tally: &Target) -> Result<()> {
     let (ours, theirs) = (dumps::list(route.source)?, dumps::list(route.target)?);
     let rule = policy.and_then(|policy| policy.dumps);
-    for dump in missing(&ours, &theirs, rule, how.now) {
+    let mut erased = tombstones::dumps(&events::read(route.source)?);
+    erased.extend(tombstones::dumps(&events::read(route.target)?));
+    for dump in missing(&ours, &theirs, rule, &erased, how.now) {
         let copied = dump.name.parse().and_then(|label| one(route, label, how, tally));
         match copied {
             Ok(()) => tally.add(|copied| copied.dumps += 1),
@@ -33,12 +36,18 @@ pub fn copy(route: &Route<'_>, policy: Option<&Retention>, how: &How<'_>, tally:
 }
 
 /// The dumps to be copied, oldest first.
-fn missing<'a>(ours: &'a [Dump], theirs: &[Dump], rule: Option<Keep>, now: UtcTime) -> Vec<&'a Dump> {
-    let stay = retention::dumps::judge(rule, ours, now, Duration::ZERO);
+fn missing<'a>(
+    ours: &'a [Dump],
+    theirs: &[Dump],
+    rule: Option<Keep>,
+    erased: &BTreeSet<DumpLabel>,
+    now: UtcTime,
+) -> Vec<&'a Dump> {
+    let stay = retention::dumps::judge(rule, ours, erased, now, Duration::ZERO);
     let has = |dump: &Dump| theirs.iter().any(|other| other.complete && other.name == dump.name);
     ours.iter()
         .zip(stay)
-        .filter(|(dump, why)| dump.complete && why.is_some() && !has(dump))
+        .filter(|(dump, verdict)| dump.complete && verdict.is_kept() && !has(dump))
         .map(|(dump, _)| dump)
         .collect()
 }
@@ -87,7 +96,7 @@ mod tests {
         };
         let ours = [dump("a", true), dump("b", true), dump("c", false), dump("d", true)];
         let names = |theirs: &[Dump], rule: Option<Keep>| -> Vec<String> {
-            missing(&ours, theirs, rule, now)
+            missing(&ours, theirs, rule, &BTreeSet::new(), now)
                 .iter()
                 .map(|dump| dump.name.clone())
                 .collect()

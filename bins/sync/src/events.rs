@@ -1,13 +1,15 @@
 //! Events that hold for every copy of the cluster: what backups are kept, whose WAL it is, what will never come.
 
 use common::error::{Context, Error, Kind, Result};
-use common::repository::{Repository, events};
+use common::repository::{Repository, document, events, tombstones};
 use common::storage::{Key, read_all};
 
 use crate::tally::Target;
 
 /// Kinds that speak of the cluster. Recipients and damage are each repository's own.
-const KINDS: [&str; 5] = ["system", "keep", "unkeep", "gap", "tombstone"];
+const KINDS: [&str; 5] = ["system", "keep", "unkeep", "gap", SEALED_KIND];
+/// The kind of which a part is sealed.
+const SEALED_KIND: &str = "tombstone";
 
 /// Larger ones are not ours.
 const LIMIT_BYTES: u64 = 1 << 20;
@@ -53,21 +55,31 @@ pub fn copy(source: &Repository, target: &Repository, dry_run: bool, tally: &Tar
 }
 
 fn copy_one(source: &Repository, target: &Repository, key: &Key) -> Result<()> {
-    let bytes = read_all(source.store.as_ref(), key, LIMIT_BYTES)?;
-    match target.store.put_new(key, &bytes) {
-        Err(error) if error.kind() != Kind::AlreadyExists => {
-            Err(error).context(|| format!("write {}", target.store.describe(Some(key))))
-        }
-        _ => Ok(()),
+    let written = if kind(key.name()) == Some(SEALED_KIND) {
+        // Its names must not lie in clear where all else is sealed, nor be sealed for somebody else.
+        let event = document::read(source.store.as_ref(), key)?;
+        let event = tombstones::translated(event, source, target)?;
+        document::write(target.store.as_ref(), key, &event).map(drop)
+    } else {
+        let bytes = read_all(source.store.as_ref(), key, LIMIT_BYTES)?;
+        let put = target.store.put_new(key, &bytes);
+        put.map(drop)
+            .context(|| format!("write {}", target.store.describe(Some(key))))
+    };
+    match written {
+        Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
+        outcome => outcome,
     }
+}
+
+/// What the name of an event says.
+fn kind(name: &str) -> Option<&str> {
+    name.strip_suffix(".json")?.splitn(3, '-').nth(2)
 }
 
 /// The names to copy: of a kind that is for all, and not there.
 fn missing(names: Vec<String>, there: &[String]) -> Vec<String> {
-    let is_for_all = |name: &String| {
-        let kind = name.strip_suffix(".json").and_then(|name| name.splitn(3, '-').nth(2));
-        kind.is_some_and(|kind| KINDS.contains(&kind))
-    };
+    let is_for_all = |name: &String| kind(name).is_some_and(|kind| KINDS.contains(&kind));
     let mut names = names;
     names.retain(|name| is_for_all(name) && !there.contains(name));
     names

@@ -32,8 +32,12 @@ const WITHOUT_CONTENT: [&str; 8] = [
     "pg_wal",
 ];
 
+/// What a restore leaves at the top of a data directory: SQL that erases tenants again.
+pub const ERASURES: &str = "pgkeep_erasures.sql";
+
 /// Files at the top that belong to the running server, or are written anew by a restore.
-const LEFT_OUT: [&str; 5] = [
+const LEFT_OUT: [&str; 6] = [
+    ERASURES,
     "backup_label",
     "backup_manifest",
     "tablespace_map",

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{SegmentName, SystemId};
+use crate::repository::tombstones::Tombstone;
 use crate::repository::{Label, Nonce, Repository, document, identity};
 use crate::storage::Key;
 use crate::time::UtcTime;
@@ -91,6 +92,8 @@ pub enum What {
         /// The segment; the stored one stays.
         segment: String,
     },
+    /// A tenant's data was erased.
+    Tombstone(Tombstone),
     /// A kind that this version does not know: kept and ignored.
     #[serde(untagged)]
     Unknown(Map<String, Value>),
@@ -107,6 +110,7 @@ impl What {
             Self::Damage { .. } => "damage",
             Self::Gap { .. } => "gap",
             Self::Conflict { .. } => "conflict",
+            Self::Tombstone(_) => "tombstone",
             Self::Unknown(_) => "unknown",
         }
     }
@@ -182,23 +186,31 @@ pub fn disputed(repository: &Repository, system: SystemId) -> Result<Vec<(Segmen
 /// # Errors
 /// As [`read`].
 pub fn systems(repository: &Repository) -> Result<Vec<KnownSystem>> {
+    systems_of(&read(repository)?)
+}
+
+/// The same, of events that have been read.
+///
+/// # Errors
+/// `Corrupt` if one does not say what it should.
+pub fn systems_of(events: &[Event]) -> Result<Vec<KnownSystem>> {
     let mut known: Vec<KnownSystem> = Vec::new();
     let mut held_wal = Vec::new();
-    for event in read(repository)? {
-        match event.what {
-            What::Wal { system_identifier } => held_wal.push(identifier(&system_identifier)?),
+    for event in events {
+        match &event.what {
+            What::Wal { system_identifier } => held_wal.push(identifier(system_identifier)?),
             What::System {
                 system_identifier,
                 major,
                 segment_size,
                 ..
             } => {
-                let system = identifier(&system_identifier)?;
+                let system = identifier(system_identifier)?;
                 known.retain(|other| other.system != system);
                 known.push(KnownSystem {
                     system,
-                    major,
-                    segment_size,
+                    major: *major,
+                    segment_size: *segment_size,
                     held_wal: false,
                 });
             }
@@ -329,8 +341,7 @@ mod tests {
 
     #[test]
     fn an_event_of_an_unknown_kind_is_kept_and_ignored() {
-        let text =
-            r#"{"format":1,"kind":"tombstone","time":"2026-11-20T02:00:00Z","host":"a","writer":"b","schema":"t"}"#;
+        let text = r#"{"format":1,"kind":"later","time":"2026-11-20T02:00:00Z","host":"a","writer":"b","schema":"t"}"#;
         let event: Event = serde_json::from_str(text).unwrap();
         assert!(matches!(event.what, What::Unknown(_)));
     }

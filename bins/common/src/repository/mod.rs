@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod pins;
 pub mod reach;
 pub mod reader;
+pub mod tombstones;
 pub mod wal;
 pub mod writer;
 

@@ -3,9 +3,9 @@
 use common::error::{Result, chain};
 use common::job::history::History;
 use common::repository::evidence::{self, Report as Test};
+use common::repository::tombstones::{self, Erasure};
 use common::repository::{Repository, events};
 
-use crate::erasures::{self, Erasure};
 use crate::report::{Report, Untold};
 
 /// What was read, of all times.
@@ -38,7 +38,7 @@ pub fn records(repositories: &[Repository], report: &Report, (history, untold): 
         records.tests.extend(tests);
         let events = events::read(repository);
         let events = records.note(repository, "erasures", events);
-        records.erasures.extend(erasures::of(&events));
+        records.erasures.extend(tombstones::of(repository, &events));
     }
     records
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use common::repository::evidence::{Level, Report as Test};
+use common::repository::tombstones::Erasure;
 use common::units::{ByteSize, counted, display_duration};
 
 use super::{Backup, Compliance, Failure, Measured};
@@ -44,11 +45,22 @@ impl Compliance {
         lines.push("\n## Erasures\n".to_owned());
         match self.erasures.as_slice() {
             [] => lines.push("none recorded".to_owned()),
-            all => lines.extend(all.iter().map(|one| format!("- {}", one_line(&one.to_string())))),
+            all => lines.extend(all.iter().map(erasure)),
         }
         // A list without entries leaves no two empty lines.
         lines.join("\n").replace("\n\n\n", "\n\n") + "\n"
     }
+}
+
+fn erasure(one: &Erasure) -> String {
+    let reason = one.tenant.as_ref();
+    let reason = reason.map_or_else(String::new, |tenant| format!(": {}", tenant.reason));
+    let gone = match one.gone {
+        Some(gone) => format!("gone at {}, {}", gone.lsn, gone.time.whole_seconds()),
+        None => "not seen to be gone".to_owned(),
+    };
+    let asked = format!("{} asked for by {} on {}", one.time.whole_seconds(), one.user, one.host);
+    format!("- {}", one_line(&format!("{asked}: {one}, {gone}{reason}")))
 }
 
 fn backup(one: &Backup) -> String {

@@ -8,7 +8,7 @@ pub(super) mod header;
 mod opening;
 mod seekable;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};

@@ -103,6 +103,15 @@ impl Bucket {
             .map(drop)
     }
 
+    /// Until when a version is locked (GetObjectRetention); nothing without a lock.
+    pub async fn locked_until(&self, key: &str, id: &str) -> object_store::Result<Option<UtcTime>> {
+        let text = self
+            .ask(Method::GET, Some(key), &[("retention", ""), ("versionId", id)])
+            .await?;
+        let until = whole(&text, "Retention").and_then(|text| value(text, "RetainUntilDate"));
+        Ok(until.and_then(|until| until.parse().ok()))
+    }
+
     /// Throws an upload's parts away.
     pub async fn abort(&self, upload: &Begun) -> object_store::Result<()> {
         self.ask(Method::DELETE, Some(&upload.key), &[("uploadId", &upload.id)])

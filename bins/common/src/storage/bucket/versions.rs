@@ -166,11 +166,13 @@ impl BucketStore {
             let deleted = runtime()?.block_on(bucket.delete_version(&version.key, &version.id));
             deleted.map_err(|error| {
                 let error = judge::judge(error, format!("delete {}", self.describe(Some(key))));
-                match error.kind() {
-                    Kind::Failed => {
-                        error.hint("is its object lock still running, or may the account not delete versions?")
-                    }
-                    _ => error,
+                if error.kind() != Kind::Failed {
+                    return error;
+                }
+                let locked = runtime().map(|runtime| runtime.block_on(bucket.locked_until(&version.key, &version.id)));
+                match locked {
+                    Ok(Ok(Some(until))) => error.hint(format!("its object lock ends at {until}")),
+                    _ => error.hint("is its object lock still running, or may the account not delete versions?"),
                 }
             })?;
         }

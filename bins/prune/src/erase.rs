@@ -1,0 +1,296 @@
+//! Erases a tenant: records it everywhere first, then removes the dumps that hold nothing else. What cannot be removed yet goes
+//! with a later run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::config::Cluster;
+use common::erasure;
+use common::error::{Error, Kind, Result, chain, chain_with_hint};
+use common::exit::{self, Verdict};
+use common::job::{Origin, Report};
+use common::postgres::{Session, sql};
+use common::repository::tombstones::{self, Erasure, Gone, Tenant};
+use common::repository::{DumpLabel, Repository, dumps, events, lease};
+use common::time::UtcTime;
+use common::units::counted;
+
+use crate::act::{self, Removed};
+use crate::plan::Removal;
+use crate::tenant::{self, Holder, Named, Seen};
+
+/// An erasure that is asked for.
+pub struct Erasing<'a> {
+    /// The cluster.
+    pub cluster: &'a Cluster,
+    /// Whose data.
+    pub named: Named<'a>,
+    /// Why.
+    pub reason: &'a str,
+    /// Who.
+    pub origin: &'a Origin,
+    /// Whether it is only shown.
+    pub dry_run: bool,
+    /// Number of workers.
+    pub jobs: usize,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub struct Erased {
+    /// For people.
+    pub text: String,
+    /// Dumps that were removed.
+    dumps: u64,
+    /// What stores refused to delete.
+    refused: u64,
+    /// Repositories in which it could not be recorded or removed.
+    failed: Vec<Error>,
+}
+
+/// What the running server has.
+struct Live {
+    system: String,
+    database_oid: Option<u32>,
+    schemas: BTreeMap<u32, String>,
+    moment: Option<Gone>,
+}
+
+/// A repository and the dumps in it that hold a schema of that name.
+type Held<'a> = (&'a Repository, Vec<Holder>);
+
+impl Erasing<'_> {
+    /// Does it.
+    ///
+    /// # Errors
+    /// `Config` without a reason, or if the server does not answer; `NotFound`, `Refused` if it is not clear which schema is
+    /// meant. What single repositories said is in the result.
+    pub fn run(&self, repositories: &[Repository]) -> Result<Erased> {
+        if self.reason.trim().is_empty() {
+            return Err(Error::new(Kind::Config, "--reason is empty")
+                .hint("say on whose demand: it stands in the report that pgkeep-info writes"));
+        }
+        let live = self.live()?;
+        let mut erased = Erased::default();
+        let mut held: Vec<Held<'_>> = Vec::new();
+        for repository in repositories {
+            match self.look(repository) {
+                Ok(holders) => held.push((repository, holders)),
+                Err(error) => erased.fail(repository, error),
+            }
+        }
+        let current = self.current(live.as_ref(), &held)?;
+        let chosen = tenant::choose(self.named, &self.seen(live.as_ref(), &held), &current)?;
+        let erasures: Vec<Erasure> = chosen
+            .iter()
+            .map(|(system, oid)| self.erasure(system, *oid, live.as_ref().filter(|live| live.system == *system)))
+            .collect();
+        for erasure in &erasures {
+            erased.text += &format!("erased from now on: {erasure}\n");
+        }
+        for (repository, holders) in held {
+            let of_tenant = |holder: &&Holder| tenant::is_of(holder, &chosen, self.named);
+            let (alone, others): (Vec<&Holder>, Vec<&Holder>) =
+                holders.iter().filter(of_tenant).partition(|holder| holder.alone);
+            let outcome = self.in_repository(repository, &erasures, &alone);
+            erased.tell(self.dry_run, repository, outcome, &alone, &others);
+        }
+        let there = |erasure: &&Erasure| {
+            let live = live.as_ref().filter(|live| live.system == erasure.system_identifier);
+            live.is_some_and(|live| live.schemas.contains_key(&erasure.schema_oid))
+        };
+        if erasures.iter().any(|erasure| there(&erasure)) {
+            erased.text += &format!(
+                "the server has it still, and checks are critical until it has not: pgkeep-dump-restore --apply-erasures --into {}\n",
+                self.named.database
+            );
+        }
+        erased.text += "backups taken before hold it until retention removes them; a restore leaves the SQL that erases it again\n";
+        Ok(erased)
+    }
+
+    /// What the server has; nothing where it does not answer and the OID is given.
+    fn live(&self) -> Result<Option<Live>> {
+        match self.ask() {
+            Ok(live) => Ok(Some(live)),
+            Err(error) if self.named.oid.is_some() => {
+                log::warn!(
+                    "whether the server has the schema still is not known: {}",
+                    chain(&error)
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error
+                .context("ask the server which schema is meant")
+                .hint("start it, or say the schema's OID with --schema-oid")),
+        }
+    }
+
+    fn ask(&self) -> Result<Live> {
+        let settings = self.cluster.connection(&exit::environment)?;
+        let mut session = Session::connect_for_cluster(&settings)?;
+        let Named { database, .. } = self.named;
+        let oid = session.first(&format!(
+            "select oid from pg_database where datname = {}",
+            sql::literal(database)
+        ))?;
+        let mut live = Live {
+            system: session.system_id()?.to_string(),
+            database_oid: oid.map(|oid| session.number(&oid)).transpose()?,
+            schemas: BTreeMap::new(),
+            moment: erasure::now(&mut session)?,
+        };
+        if live.database_oid.is_some() {
+            live.schemas = erasure::schemas(&mut Session::connect(&settings.with_database(database))?)?;
+        }
+        Ok(live)
+    }
+
+    fn look(&self, repository: &Repository) -> Result<Vec<Holder>> {
+        repository.identity_for_writing()?;
+        let mut holders = Vec::new();
+        for label in dumps::labels(repository)? {
+            let info = match dumps::document(repository, label)? {
+                Some(Ok(info)) => info,
+                Some(Err(error)) => {
+                    log::warn!("whether dump {label} holds the tenant is not known: {}", chain(&error));
+                    continue;
+                }
+                None => continue,
+            };
+            let contents = dumps::contents(repository, &info)?;
+            holders.extend(tenant::holder(&info, &contents, self.named));
+        }
+        Ok(holders)
+    }
+
+    /// The system that runs: by the server, or by what repositories say.
+    fn current(&self, live: Option<&Live>, held: &[Held<'_>]) -> Result<String> {
+        if let Some(live) = live {
+            return Ok(live.system.clone());
+        }
+        for (repository, _) in held {
+            if let Some(known) = events::systems(repository)?.last() {
+                return Ok(known.system.to_string());
+            }
+        }
+        Err(Error::new(Kind::NotFound, "no repository knows whose data this is")
+            .hint("pgkeep-init has not been run here, or start the server"))
+    }
+
+    fn seen(&self, live: Option<&Live>, held: &[Held<'_>]) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        if let Some(live) = live {
+            let named = live.schemas.iter().filter(|(_, name)| *name == self.named.schema);
+            seen.extend(named.map(|(oid, _)| Seen {
+                system: live.system.clone(),
+                oid: *oid,
+                place: "the server has it now".to_owned(),
+            }));
+        }
+        for holder in held.iter().flat_map(|(_, holders)| holders) {
+            seen.extend(holder.oid.map(|oid| Seen {
+                system: holder.system.clone(),
+                oid,
+                place: format!("in dump {}", holder.label),
+            }));
+        }
+        seen
+    }
+
+    fn erasure(&self, system: &str, schema_oid: u32, live: Option<&Live>) -> Erasure {
+        let gone = live.filter(|live| !live.schemas.contains_key(&schema_oid));
+        Erasure {
+            time: UtcTime::now(),
+            host: self.origin.host.clone(),
+            user: self.origin.user.clone(),
+            system_identifier: system.to_owned(),
+            database_oid: live.and_then(|live| live.database_oid),
+            schema_oid,
+            tenant: Some(Tenant {
+                database: self.named.database.to_owned(),
+                schema: self.named.schema.to_owned(),
+                reason: self.reason.to_owned(),
+            }),
+            gone: gone.and_then(|live| live.moment),
+        }
+    }
+
+    /// Records it, then removes what holds nothing else.
+    fn in_repository(&self, repository: &Repository, erasures: &[Erasure], alone: &[&Holder]) -> Result<Removed> {
+        if self.dry_run {
+            return Ok(Removed::default());
+        }
+        let _lease = lease::take(repository, "prune", &self.origin.host)?;
+        for erasure in erasures {
+            let own = alone.iter().filter(|holder| holder.system == erasure.system_identifier);
+            let labels: BTreeSet<DumpLabel> = own.map(|holder| holder.label).collect();
+            if let Some(tenant) = &erasure.tenant {
+                tombstones::append(repository, erasure, tenant, labels.into_iter().collect())?;
+            }
+        }
+        let removal = Removal {
+            dumps: alone.iter().map(|holder| holder.label.to_string()).collect(),
+            ..Removal::default()
+        };
+        act::act(repository, &removal, self.jobs)
+    }
+}
+
+impl Erased {
+    fn fail(&mut self, repository: &Repository, error: Error) {
+        let error = error.context(format!("erase it in repository \"{}\"", repository.name));
+        log::error!("{}", chain_with_hint(&error));
+        self.failed.push(error);
+    }
+
+    fn tell(
+        &mut self,
+        dry_run: bool,
+        repository: &Repository,
+        outcome: Result<Removed>,
+        alone: &[&Holder],
+        others: &[&Holder],
+    ) {
+        let removed = match outcome {
+            Ok(removed) => removed,
+            Err(error) => return self.fail(repository, error),
+        };
+        let mut line = |words: String| self.text += &format!("  repository \"{}\": {words}\n", repository.name);
+        let labels: Vec<String> = alone.iter().map(|holder| holder.label.to_string()).collect();
+        match (alone, dry_run) {
+            ([], _) => line("no dump of it alone".to_owned()),
+            (_, true) => line(format!("would go: {}", labels.join(", "))),
+            (_, false) if removed.refused.is_empty() => line(format!("removed {}", labels.join(", "))),
+            (_, false) => line(format!("not all is removed of {}", labels.join(", "))),
+        }
+        for refused in &removed.refused {
+            line(format!("not removed yet, a later pgkeep-prune tries again: {refused}"));
+        }
+        if let Some(newest) = others.iter().map(|holder| holder.label).max() {
+            line(format!(
+                "{} with others stays until retention removes it, the newest is {newest}",
+                counted(others.len() as u64, "dump that holds it")
+            ));
+        }
+        if !dry_run {
+            self.dumps += alone.len() as u64;
+            self.refused += removed.refused.len() as u64;
+        }
+    }
+
+    /// What the job leaves behind.
+    pub fn report(&self) -> Report {
+        let report = match self.failed.first() {
+            None => Report::success(),
+            Some(error) => Report::bad(self.code(), chain(error)),
+        };
+        report.field("dumps", self.dumps).field("refused", self.refused)
+    }
+}
+
+impl Verdict for Erased {
+    fn code(&self) -> u8 {
+        let codes = self.failed.iter().map(|error| exit::WORK.code_of(error));
+        codes.map(|code| (code != 75, code)).max().map_or(0, |(_, code)| code)
+    }
+}
