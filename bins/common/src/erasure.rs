@@ -188,7 +188,7 @@ mod tests {
                 schema: schema.to_owned(),
                 reason: "asked".to_owned(),
             }),
-            gone: None,
+            gone: Vec::new(),
         }
     }
 

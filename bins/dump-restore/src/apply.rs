@@ -86,12 +86,12 @@ impl Applying<'_> {
             time: UtcTime::now(),
             host: self.origin.host.clone(),
             user: self.origin.user.clone(),
-            gone: erasure::now(session)?,
             ..found.erasure.clone()
         };
+        let gone = erasure::now(session)?;
         for repository in self.repositories {
             // The tenant is gone; that later restores list it once more does no harm.
-            if let Err(error) = tombstones::append(repository, &now, &tenant, Vec::new()) {
+            if let Err(error) = tombstones::append(repository, &now, &tenant, gone, Vec::new()) {
                 let name = &repository.name;
                 log::warn!(
                     "repository \"{name}\" does not learn that it is gone: {}",

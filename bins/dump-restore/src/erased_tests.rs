@@ -23,7 +23,7 @@ fn erasure(schema_oid: u32, names: Option<(&str, &str)>) -> Erasure {
             schema: schema.to_owned(),
             reason: "asked".to_owned(),
         }),
-        gone: None,
+        gone: Vec::new(),
     }
 }
 

@@ -242,7 +242,7 @@ fn an_erasure_is_told_once_and_in_its_period() {
             schema: "acme".to_owned(),
             reason: "asked".to_owned(),
         }),
-        gone: None,
+        gone: Vec::new(),
     };
     let other = Erasure {
         schema_oid: 16500,

@@ -211,7 +211,7 @@ impl Erasing<'_> {
                 schema: self.named.schema.to_owned(),
                 reason: self.reason.to_owned(),
             }),
-            gone: gone.and_then(|live| live.moment),
+            gone: gone.and_then(|live| live.moment).into_iter().collect(),
         }
     }
 
@@ -225,7 +225,8 @@ impl Erasing<'_> {
             let own = alone.iter().filter(|holder| holder.system == erasure.system_identifier);
             let labels: BTreeSet<DumpLabel> = own.map(|holder| holder.label).collect();
             if let Some(tenant) = &erasure.tenant {
-                tombstones::append(repository, erasure, tenant, labels.into_iter().collect())?;
+                let gone = erasure.gone.first().copied();
+                tombstones::append(repository, erasure, tenant, gone, labels.into_iter().collect())?;
             }
         }
         let removal = Removal {

@@ -86,8 +86,8 @@ pub struct Erasure {
     pub schema_oid: u32,
     /// Names; nothing where they are sealed and the key is not here.
     pub tenant: Option<Tenant>,
-    /// Since when the server has it no more, if it was seen to be gone.
-    pub gone: Option<Gone>,
+    /// When servers were seen to have it no more, oldest first: one that was restored has a history of its own.
+    pub gone: Vec<Gone>,
 }
 
 impl Tenant {
@@ -130,18 +130,24 @@ impl Names {
     }
 }
 
-/// Records an erasure, with the dumps of this repository that go.
+/// Records an erasure: since when the server has the tenant no more, and the dumps of this repository that go.
 ///
 /// # Errors
 /// What sealing and the store say.
-pub fn append(repository: &Repository, erasure: &Erasure, tenant: &Tenant, dumps: Vec<DumpLabel>) -> Result<()> {
+pub fn append(
+    repository: &Repository,
+    erasure: &Erasure,
+    tenant: &Tenant,
+    gone: Option<Gone>,
+    dumps: Vec<DumpLabel>,
+) -> Result<()> {
     let what = What::Tombstone(Tombstone {
         system_identifier: erasure.system_identifier.clone(),
         database_oid: erasure.database_oid,
         schema_oid: erasure.schema_oid,
         tenant: tenant.sealed_for(repository)?,
         user: erasure.user.clone(),
-        gone: erasure.gone,
+        gone,
         dumps,
     });
     events::append(repository, erasure.time, &erasure.host, what).map(drop)
@@ -208,7 +214,7 @@ pub fn of(repository: &Repository, events: &[Event]) -> Vec<Erasure> {
             database_oid: tombstone.database_oid,
             schema_oid: tombstone.schema_oid,
             tenant: tenant.inspect_err(|error| log::debug!("{}", chain(error))).ok(),
-            gone: tombstone.gone,
+            gone: tombstone.gone.into_iter().collect(),
         })
     };
     events.iter().filter_map(one).collect()
@@ -223,7 +229,7 @@ pub fn dumps(events: &[Event]) -> BTreeSet<DumpLabel> {
     events.iter().flat_map(of).collect()
 }
 
-/// Each tenant once: as it was asked for first, with what is known of it from anywhere, gone as it was seen last.
+/// Each tenant once: as it was asked for first, with what is known of it from anywhere.
 pub fn merged(erasures: impl IntoIterator<Item = Erasure>) -> Vec<Erasure> {
     let mut known: BTreeMap<(String, Option<u32>, u32), Erasure> = BTreeMap::new();
     for erasure in erasures {
@@ -238,7 +244,9 @@ pub fn merged(erasures: impl IntoIterator<Item = Erasure>) -> Vec<Erasure> {
             }
             std::collections::btree_map::Entry::Occupied(mut place) => {
                 let other = place.get_mut();
-                let gone = later(other.gone, erasure.gone);
+                let mut gone: Vec<Gone> = other.gone.iter().chain(&erasure.gone).copied().collect();
+                gone.sort_by_key(|gone| (gone.time, *gone));
+                gone.dedup();
                 let tenant = other.tenant.take().or_else(|| erasure.tenant.clone());
                 if erasure.time < other.time {
                     *other = erasure;
@@ -253,10 +261,6 @@ pub fn merged(erasures: impl IntoIterator<Item = Erasure>) -> Vec<Erasure> {
     all
 }
 
-fn later(a: Option<Gone>, b: Option<Gone>) -> Option<Gone> {
-    a.into_iter().chain(b).max_by_key(|gone| gone.time)
-}
-
 /// How far recovery surely goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reached {
@@ -269,13 +273,13 @@ pub enum Reached {
 impl Erasure {
     /// Whether recovery along `history` that goes at least so far has passed the moment when the schema was gone.
     pub fn is_past(&self, history: &TimelineHistory, reached: Reached) -> bool {
-        let Some(gone) = self.gone else { return false };
+        let passed = |gone: &Gone| match reached {
+            Reached::Lsn(lsn) => gone.lsn <= lsn,
+            Reached::Time(time) => gone.time <= time,
+        };
         // What happened on a branch behind the point where it was left never happened here.
-        history.contains(TimelineId(gone.timeline), gone.lsn)
-            && match reached {
-                Reached::Lsn(lsn) => gone.lsn <= lsn,
-                Reached::Time(time) => gone.time <= time,
-            }
+        let here = |gone: &Gone| history.contains(TimelineId(gone.timeline), gone.lsn);
+        self.gone.iter().any(|gone| here(gone) && passed(gone))
     }
 }
 

@@ -30,16 +30,16 @@ fn erasure(seconds: i64) -> Erasure {
         database_oid: Some(5),
         schema_oid: 16400,
         tenant: Some(tenant()),
-        gone: None,
+        gone: Vec::new(),
     }
 }
 
-fn gone(timeline: u32, lsn: u64, seconds: i64) -> Option<Gone> {
-    Some(Gone {
+fn gone(timeline: u32, lsn: u64, seconds: i64) -> Gone {
+    Gone {
         timeline,
         lsn: Lsn(lsn),
         time: at(seconds),
-    })
+    }
 }
 
 fn repository(name: &str, key: Option<(Sealing, Opening)>) -> Repository {
@@ -72,7 +72,7 @@ fn names_are_sealed_where_the_repository_is_and_open_with_its_key() {
     let clear = repository("clear", None);
     let sealed = repository("sealed", Some(key()));
     for one in [&clear, &sealed] {
-        append(one, &erasure(0), &tenant(), Vec::new()).unwrap();
+        append(one, &erasure(0), &tenant(), None, Vec::new()).unwrap();
         assert_eq!(read(one).unwrap(), [erasure(0)]);
     }
     assert!(text_of(&clear).contains("acme"));
@@ -87,7 +87,7 @@ fn names_are_sealed_where_the_repository_is_and_open_with_its_key() {
 #[test]
 fn without_the_key_an_erasure_is_known_by_its_number() {
     let sealed = repository("sealed", Some(key()));
-    append(&sealed, &erasure(0), &tenant(), Vec::new()).unwrap();
+    append(&sealed, &erasure(0), &tenant(), None, Vec::new()).unwrap();
     let event = events::read(&sealed).unwrap();
     let keyless = repository("keyless", None);
     let known = of(&keyless, &event);
@@ -102,7 +102,7 @@ fn without_the_key_an_erasure_is_known_by_its_number() {
 fn names_are_sealed_anew_for_another_repository() {
     let clear = repository("clear", None);
     let sealed = repository("sealed", Some(key()));
-    append(&clear, &erasure(0), &tenant(), Vec::new()).unwrap();
+    append(&clear, &erasure(0), &tenant(), None, Vec::new()).unwrap();
     let event = events::read(&clear).unwrap().pop().unwrap();
     let moved = translated(event.clone(), &clear, &sealed).unwrap();
     assert!(!serde_json::to_string(&moved).unwrap().contains("acme"));
@@ -114,9 +114,10 @@ fn names_are_sealed_anew_for_another_repository() {
 }
 
 #[test]
-fn each_tenant_is_one_erasure_gone_as_it_was_seen_last() {
+fn each_tenant_is_one_erasure() {
+    let (one, two) = (gone(1, 500, 60), gone(2, 400, 90));
     let again = Erasure {
-        gone: gone(1, 500, 60),
+        gone: vec![two, one],
         ..erasure(60)
     };
     let sealed = Erasure {
@@ -127,9 +128,9 @@ fn each_tenant_is_one_erasure_gone_as_it_was_seen_last() {
         schema_oid: 16500,
         ..erasure(30)
     };
-    let known = merged([again.clone(), sealed, other.clone()]);
+    let known = merged([again, sealed, other.clone()]);
     let first = Erasure {
-        gone: again.gone,
+        gone: vec![one, two],
         ..erasure(0)
     };
     assert_eq!(known, [first, other]);
@@ -140,15 +141,21 @@ fn a_recovery_has_passed_an_erasure_only_along_its_own_history() {
     let root = TimelineHistory::root(TimelineId(1));
     // Timeline 2 left timeline 1 at 0/190 (400).
     let branch = TimelineHistory::parse(TimelineId(2), b"1\t0/190\tno recovery target specified\n").unwrap();
-    let with = |gone| Erasure { gone, ..erasure(0) };
+    let with = |gone: &[Gone]| Erasure {
+        gone: gone.to_vec(),
+        ..erasure(0)
+    };
     let lsn = |at| Reached::Lsn(Lsn(at));
-    let before_the_fork = with(gone(1, 300, 60));
+    let before_the_fork = with(&[gone(1, 300, 60)]);
     assert!(before_the_fork.is_past(&root, lsn(300)) && before_the_fork.is_past(&branch, lsn(300)));
     assert!(!before_the_fork.is_past(&root, lsn(299)));
     assert!(before_the_fork.is_past(&root, Reached::Time(at(60))));
     assert!(!before_the_fork.is_past(&root, Reached::Time(at(59))));
-    let behind_the_fork = with(gone(1, 500, 60));
+    let behind_the_fork = with(&[gone(1, 500, 60)]);
     assert!(behind_the_fork.is_past(&root, lsn(900)) && !behind_the_fork.is_past(&branch, lsn(900)));
     assert!(!behind_the_fork.is_past(&branch, Reached::Time(at(900))));
-    assert!(!with(None).is_past(&root, lsn(900)));
+    assert!(!with(&[]).is_past(&root, lsn(900)));
+    let on_both = with(&[gone(1, 500, 60), gone(2, 450, 90)]);
+    assert!(on_both.is_past(&root, lsn(500)) && on_both.is_past(&branch, lsn(450)));
+    assert!(!on_both.is_past(&branch, lsn(449)));
 }

@@ -55,7 +55,7 @@ impl Compliance {
 fn erasure(one: &Erasure) -> String {
     let reason = one.tenant.as_ref();
     let reason = reason.map_or_else(String::new, |tenant| format!(": {}", tenant.reason));
-    let gone = match one.gone {
+    let gone = match one.gone.first() {
         Some(gone) => format!("gone at {}, {}", gone.lsn, gone.time.whole_seconds()),
         None => "not seen to be gone".to_owned(),
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine;
 use http::Method;
 use object_store::aws::{AmazonS3, AwsAuthorizer};
-use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpService};
+use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpService};
 
 use super::wire::Wire;
 use crate::digest::crc32c;
@@ -103,12 +103,13 @@ impl Bucket {
             .map(drop)
     }
 
-    /// Until when a version is locked (GetObjectRetention); nothing without a lock.
+    /// Until when a version is locked (HeadObject); nothing without a lock.
     pub async fn locked_until(&self, key: &str, id: &str) -> object_store::Result<Option<UtcTime>> {
-        let text = self
-            .ask(Method::GET, Some(key), &[("retention", ""), ("versionId", id)])
+        let answer = self
+            .call(Method::HEAD, Some(key), &[("versionId", id)], String::new())
             .await?;
-        let until = whole(&text, "Retention").and_then(|text| value(text, "RetainUntilDate"));
+        let until = answer.headers().get("x-amz-object-lock-retain-until-date");
+        let until = until.and_then(|until| until.to_str().ok());
         Ok(until.and_then(|until| until.parse().ok()))
     }
 
@@ -130,6 +131,22 @@ impl Bucket {
         query: &[(&str, &str)],
         body: String,
     ) -> object_store::Result<String> {
+        let answer = self.call(method, key, query, body).await?;
+        let body = answer.into_body().bytes().await;
+        let body = body.map_err(|error| generic(Box::new(error)))?;
+        if body.len() > PAGE_BYTES {
+            return Err(odd("more than 16 MiB"));
+        }
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        key: Option<&str>,
+        query: &[(&str, &str)],
+        body: String,
+    ) -> object_store::Result<HttpResponse> {
         let mut url = self.url.clone();
         if let Some(key) = key {
             url.push('/');
@@ -151,17 +168,8 @@ impl Bucket {
             .map_err(|error| generic(Box::new(error)))?;
         let credential = self.client.credentials().get_credential().await?;
         AwsAuthorizer::new(&credential, "s3", &self.region).try_authorize(&mut request, None)?;
-        let answer = self
-            .wire
-            .call(request)
-            .await
-            .map_err(|error| generic(Box::new(error)))?;
-        let body = answer.into_body().bytes().await;
-        let body = body.map_err(|error| generic(Box::new(error)))?;
-        if body.len() > PAGE_BYTES {
-            return Err(odd("more than 16 MiB"));
-        }
-        Ok(String::from_utf8_lossy(&body).into_owned())
+        let answer = self.wire.call(request).await;
+        answer.map_err(|error| generic(Box::new(error)))
     }
 }
 
