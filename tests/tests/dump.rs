@@ -447,7 +447,9 @@ fn a_tenant_as_it_was_comes_out_of_physical_backups() {
                 .expect_code(0),
         )
         .remove(0);
-        let last = labels(&dump(&story, &past).run().expect_code(0)).remove(0);
+        let ran = dump(&story, &past).run().expect_code(0);
+        let last = labels(&ran).remove(0);
+        ran.expect_said("only the content of database shop is fetched");
         restore(&story, &label, &["--into", "shop", "--rename", "t_2_then"])
             .run()
             .expect_code(0);
@@ -461,6 +463,15 @@ fn a_tenant_as_it_was_comes_out_of_physical_backups() {
         assert_eq!(rows(cluster, "shop", "t_2"), after, "the running server is not touched");
         let list = restore(&story, &label, &["--list"]).run().expect_code(0);
         assert!(list.stdout.contains("from backup"), "{}", list.report());
+
+        story.step("a database that the backup does not have comes with WAL, from all of it");
+        cluster.sql("CREATE DATABASE young");
+        cluster.sql_in("young", "CREATE TABLE t AS SELECT 1 AS n");
+        story.archive_all();
+        dump(&story, &["--database", "young", "--from-backup"])
+            .run()
+            .expect_code(0)
+            .expect_said("the whole cluster is restored");
 
         story.step("nothing is left behind, and what cannot be reached is refused");
         let place = story.site.state().join("dump");
@@ -476,6 +487,6 @@ fn a_tenant_as_it_was_comes_out_of_physical_backups() {
             .expect_code(1)
             .expect_said("cannot restore");
         assert_eq!(std::fs::read_dir(&place).map_or(0, Iterator::count), 0);
-        assert_eq!(listed(&story), 2);
+        assert_eq!(listed(&story), 3);
     }
 }

@@ -41,6 +41,50 @@ fn the_role_is_asked_in_clear() {
 }
 
 #[test]
+fn one_member_makes_the_dump() {
+    let Some(server) = Server::need(15) else { return };
+    let patroni = Patroni::clear(false);
+    let story = story("patroni_dump", &server, &patroni);
+    let dump = |place: &str| {
+        story
+            .tool("dump")
+            .args(["--database", "postgres", "--only-on", place])
+            .run()
+    };
+    let dumps = || story.site.repo().matching("dump.json").len();
+    story.step("the server itself is a primary, and Patroni's word comes first");
+    dump("primary").expect_code(0).expect_said("(says Patroni)");
+    assert_eq!(
+        (dumps(), story.site.status("dump")["result"].as_str()),
+        (0, Some("skipped"))
+    );
+    patroni.set_leads(true);
+    dump("primary").expect_code(0);
+    assert_eq!(dumps(), 1);
+
+    story.step("without Patroni the server is asked; one that does not answer is no role");
+    let config = std::fs::read_to_string(&story.site.config).unwrap();
+    let without: Vec<&str> = config.lines().filter(|line| !line.starts_with("patroni")).collect();
+    let alone = story.scratch.write("alone.toml", without.join("\n"), 0o600);
+    let tool = |config: &std::path::Path| Tool::new("dump").arg("--config").arg(config);
+    let arguments = ["--database", "postgres", "--only-on", "standby"];
+    let ran = tool(&alone).args(arguments).run().expect_code(0);
+    assert!(
+        ran.stdout.contains("this server is the primary") && !ran.stdout.contains("Patroni"),
+        "{}",
+        ran.report()
+    );
+    let closed = config.replace(&patroni.url, "http://127.0.0.1:1");
+    let closed = story.scratch.write("closed.toml", closed, 0o600);
+    tool(&closed)
+        .args(arguments)
+        .run()
+        .expect_code(75)
+        .expect_said("cannot ask Patroni");
+    assert_eq!(dumps(), 1);
+}
+
+#[test]
 fn the_role_is_asked_over_tls_of_an_authority_that_the_host_trusts_and_of_no_other() {
     let Some(server) = Server::need(15) else { return };
     if need_program("openssl").is_none() {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use common::error::{Error, Kind, Result, chain};
 use common::interrupt;
+use common::leadership::Role;
 use common::postgres::{SegmentName, SegmentNumber, Session, StartPoint, StopPoint};
 use common::repository::Repository;
 use common::repository::writer::FolderWriter;
@@ -11,7 +12,6 @@ use common::units::display_duration;
 
 use crate::making::Making;
 use crate::primary::NAME_IT;
-use crate::role::Role;
 use crate::same;
 use crate::server;
 use crate::wait::{Archiving, Wanted, wait_for};

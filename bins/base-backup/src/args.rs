@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use common::config::cli::{Common, Format, HasCommon, Repositories, after_help, parse_jobs, parse_span};
 use common::exit;
+use common::leadership::Where;
 
 /// Take a base backup: a full one, or what changed since an earlier one
 ///
@@ -22,7 +23,7 @@ pub struct Args {
 
     /// Run only on a server in this role; elsewhere do nothing, say why, and exit 0
     #[arg(long, value_name = "ROLE", value_enum, default_value_t)]
-    pub only_on: Role,
+    pub only_on: Where,
 
     /// Do nothing and exit 0 if the newest good backup is younger than this
     #[arg(long, value_name = "AGE", value_parser = parse_span)]
@@ -62,20 +63,6 @@ pub enum BackupType {
     Diff,
     /// What changed since the last backup of any type
     Incr,
-}
-
-/// On which server to run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Role {
-    /// On whichever server this is
-    #[default]
-    Any,
-    /// On the primary
-    Primary,
-    /// On a standby
-    Standby,
-    /// On a standby, or on the primary while there is no fit standby
-    PreferStandby,
 }
 
 impl HasCommon for Args {

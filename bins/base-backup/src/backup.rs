@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use common::config::Cluster;
 use common::durable;
 use common::error::{Error, Kind, Result, chain};
+use common::leadership::{self, Decision, Role, Where};
 use common::lock::FileLock;
 use common::postgres::{ConnectionSettings, ControlFile, Lsn, SegmentName, Session, SystemId, TimelineHistory};
 use common::repository::backup::BackupInfo;
@@ -17,11 +18,9 @@ use common::time::UtcTime;
 use crate::base::choose::{self, Asked, Choice};
 use crate::base::lean::{in_all, usable};
 use crate::making::Making;
-use crate::patroni::{self, Patroni};
-use crate::plan::{Decision, Newest, Where, judge_age, judge_role};
+use crate::plan::{Newest, judge_age};
 use crate::primary::{NAME_IT, Primary};
 use crate::result::Ended;
-use crate::role::Role;
 use crate::server;
 use common::repository::chain::Chain;
 
@@ -72,8 +71,8 @@ pub struct Surroundings<'a> {
 /// `Config` if the server or the configuration does not allow it; `Busy` if another one runs; `Transient` if it may
 /// succeed the next time; else whatever went wrong. Nothing counts as a backup then.
 pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
-    if let Some(skip) = skip_by_patroni(request, around.cluster)? {
-        return Ok(Ended::Skipped(skip));
+    if let Decision::Skip(why) = leadership::by_patroni(request.only_on, around.cluster)? {
+        return Ok(Ended::Skipped(why));
     }
     let began = Instant::now();
     let mut session = Session::connect(&around.connection)?;
@@ -81,12 +80,8 @@ pub fn run(request: &Request, around: &Surroundings<'_>) -> Result<Ended> {
     let data_directory = around.cluster.data_directory()?;
     let control = server::control_of(data_directory)?;
     server::check_identity(&mut session, data_directory, &control)?;
-    let role = if session.in_recovery()? {
-        Role::Standby
-    } else {
-        Role::Primary
-    };
-    if let Decision::Skip(why) = judge_role(request.only_on, role, false) {
+    let role = Role::of(session.in_recovery()?);
+    if let Decision::Skip(why) = leadership::judge(request.only_on, role, false) {
         return Ok(Ended::Skipped(why));
     }
     let state = around.state_directory.join(&around.cluster.name);
@@ -240,25 +235,6 @@ fn disputed(repositories: &[&Repository], system: SystemId) -> Vec<(SegmentName,
         })
     };
     repositories.iter().flat_map(read).collect()
-}
-
-/// Patroni knows of a role before the server itself does; it is asked only where the role decides.
-fn skip_by_patroni(request: &Request, cluster: &Cluster) -> Result<Option<String>> {
-    let Some(url) = &cluster.patroni else { return Ok(None) };
-    let wanted = request.only_on;
-    if wanted == Where::Any {
-        return Ok(None);
-    }
-    let patroni = Patroni::at(url, cluster.patroni_ca.as_deref())?;
-    let role = patroni.role()?;
-    let standby_runs = match (wanted, role) {
-        (Where::PreferStandby, Role::Primary) => patroni::has_standby(&patroni.members()?),
-        _ => false,
-    };
-    match judge_role(wanted, role, standby_runs) {
-        Decision::Go => Ok(None),
-        Decision::Skip(why) => Ok(Some(format!("{why} (says Patroni)"))),
-    }
 }
 
 fn lock(state: &Path) -> Result<FileLock> {

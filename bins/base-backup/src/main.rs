@@ -17,11 +17,9 @@ mod making;
 mod merge;
 mod pages;
 mod parts;
-mod patroni;
 mod plan;
 mod primary;
 mod result;
-mod role;
 mod same;
 mod server;
 mod span;
@@ -46,10 +44,9 @@ use common::repository::Repository;
 use common::time::UtcTime;
 use common::{open, process};
 
-use args::{Args, BackupType, Role};
+use args::{Args, BackupType};
 use backup::{Request, Surroundings};
 use base::choose::Asked;
-use plan::Where;
 use result::Ended;
 
 fn main() -> ExitCode {
@@ -120,12 +117,7 @@ fn work(args: &Args, config: &Config, cluster: &Cluster, host: String) -> Result
             BackupType::Incr => Asked::Incr,
         },
         audit: args.audit,
-        only_on: match args.only_on {
-            Role::Any => Where::Any,
-            Role::Primary => Where::Primary,
-            Role::Standby => Where::Standby,
-            Role::PreferStandby => Where::PreferStandby,
-        },
+        only_on: args.only_on,
         if_older_than: args.if_older_than,
         note: args.note.clone(),
         jobs: args.jobs.unwrap_or(config.jobs),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::error::{Error, Kind, Result, chain};
 use common::interrupt;
+use common::leadership::Role;
 use common::postgres::{ControlFile, Lsn, SegmentName, Session, StartPoint, StopPoint};
 use common::progress::Progress;
 use common::repository::backup::{self, BackupInfo, Intent, Tablespace, WalSpan};
@@ -32,7 +33,6 @@ use crate::item::Item;
 use crate::pages::Judge;
 use crate::primary::Primary;
 use crate::result::{Ended, Made};
-use crate::role::Role;
 use crate::server;
 use crate::span;
 use crate::tally::Tally;

@@ -2,46 +2,9 @@
 
 use std::time::Duration;
 
+use common::leadership::Decision;
 use common::time::UtcTime;
 use common::units::display_duration;
-
-use crate::role::Role;
-
-/// Which servers a backup may be taken on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Where {
-    /// On whatever this is.
-    Any,
-    /// On the primary; a standby has nothing to do.
-    Primary,
-    /// On a standby; the primary has nothing to do.
-    Standby,
-    /// On a standby if there is one.
-    PreferStandby,
-}
-
-/// Whether to go on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// Make the backup.
-    Go,
-    /// There is nothing to do, and why.
-    Skip(String),
-}
-
-/// Decides by the server's role; `standby_runs` tells whether the cluster has a standby to take a backup on, as far as that
-/// is known.
-pub fn judge_role(wanted: Where, role: Role, standby_runs: bool) -> Decision {
-    let why = match (wanted, role) {
-        (Where::Primary, Role::Standby) => "this server is a standby, and --only-on primary was asked",
-        (Where::Standby, Role::Primary) => "this server is the primary, and --only-on standby was asked",
-        (Where::PreferStandby, Role::Primary) if standby_runs => {
-            "this server is the primary, a standby runs, and --only-on prefer-standby was asked"
-        }
-        _ => return Decision::Go,
-    };
-    Decision::Skip(why.to_owned())
-}
 
 /// The newest good backup of one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,21 +47,6 @@ pub fn judge_age(repositories: &[Newest], limit: Duration, now: UtcTime) -> Deci
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn a_server_of_the_wrong_role_has_nothing_to_do() {
-        let goes = |wanted, role, standby_runs| judge_role(wanted, role, standby_runs) == Decision::Go;
-        for standby_runs in [false, true] {
-            assert!(goes(Where::Any, Role::Primary, standby_runs));
-            assert!(goes(Where::Any, Role::Standby, standby_runs));
-            assert!(goes(Where::Primary, Role::Primary, standby_runs));
-            assert!(!goes(Where::Primary, Role::Standby, standby_runs));
-            assert!(!goes(Where::Standby, Role::Primary, standby_runs));
-            assert!(goes(Where::Standby, Role::Standby, standby_runs));
-            assert!(goes(Where::PreferStandby, Role::Standby, standby_runs));
-            assert_eq!(goes(Where::PreferStandby, Role::Primary, standby_runs), !standby_runs);
-        }
-    }
 
     fn newest(ages_in_hours: &[Option<u64>], now: UtcTime) -> Vec<Newest> {
         let one = |age: &Option<u64>| Newest {

@@ -2,9 +2,8 @@
 
 use common::config::Cluster;
 use common::error::{Error, Kind, Result};
+use common::leadership::patroni::{Patroni, leader};
 use common::postgres::{ConnectionSettings, Session, SystemId};
-
-use crate::patroni::{Patroni, leader};
 
 /// What names the primary when nothing does.
 pub const NAME_IT: &str = "let `primary` in the configuration say how to reach the primary (or `patroni` where its API is), \

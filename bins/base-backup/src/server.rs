@@ -5,6 +5,7 @@ use std::path::Path;
 use common::config::Cluster;
 use common::error::{Error, Kind, Result, chain};
 use common::job::{Outcome, Status};
+use common::postgres::datadir::PARTIAL;
 use common::postgres::{ControlFile, Lsn, Session, SystemId, TimelineHistory, TimelineId, WalName};
 use common::repository::{Repository, wal};
 
@@ -15,6 +16,13 @@ use crate::wait::Archiving;
 /// # Errors
 /// `Config` if there is none; else what reading gave.
 pub fn control_of(data_directory: &Path) -> Result<ControlFile> {
+    if let Ok(only) = std::fs::read_to_string(data_directory.join(PARTIAL)) {
+        let only = only.lines().collect::<Vec<_>>().join(", ");
+        let message = format!("{} holds only database {only} of a cluster", data_directory.display());
+        return Err(Error::new(Kind::Refused, message).hint(
+            "it was restored with --only-database, and a backup of it would lack the others: dump the database",
+        ));
+    }
     ControlFile::read(data_directory).map_err(|error| match error.kind() {
         Kind::NotFound => error
             .with_kind(Kind::Config)

@@ -57,7 +57,7 @@ fn erased(
     }
     let connect = |database: &str| Session::connect(&settings.with_database(database));
     let words = |found: Found| format!("{} of database {}", found.schema, found.database);
-    let found = erasure::still_there(session, &connect, erasures);
+    let found = erasure::still_there(session, &connect, erasures, &|_| true);
     Some(match found {
         Ok(found) => Ok(found.into_iter().map(words).collect()),
         Err(error) => Err(chain(&error)),

@@ -23,7 +23,8 @@ pub struct Found {
     pub erasure: Erasure,
 }
 
-/// The erased tenants that a server has; `session` asks it for the cluster, `connect` opens a session in a database.
+/// The erased tenants that a server has in those databases that `within` names; `session` asks it for the cluster, `connect` opens a
+/// session in a database.
 ///
 /// # Errors
 /// What the server says.
@@ -31,6 +32,7 @@ pub fn still_there(
     session: &mut Session,
     connect: &dyn Fn(&str) -> Result<Session>,
     erasures: &[Erasure],
+    within: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<Found>> {
     let own = of_system(session.system_id()?, erasures);
     if own.is_empty() {
@@ -44,7 +46,7 @@ pub fn still_there(
             continue;
         };
         let here = in_database(session.number(&oid)?, &name, &own);
-        if !here.is_empty() {
+        if !here.is_empty() && within(&name) {
             found.extend(in_session(&mut connect(&name)?, &name, &here)?);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 3 | [`config`], [`open`], [`retention`], [`scratch`] |
+//! | 3 | [`config`], [`leadership`], [`open`], [`retention`], [`scratch`] |
 //! | 2 | [`repository`]: what is on disk, as `FORMAT.md` specifies it; [`erasure`] |
 //! | 1 | [`postgres`], [`codec`], [`storage`], [`job`], [`check`] |
 //! | 0 | [`error`], [`exit`], [`journal`], [`units`], [`time`], [`digest`], [`durable`], [`lock`], [`secret`], [`leftovers`], [`retry`], [`process`], [`interrupt`], [`progress`], [`sorter`] |
@@ -35,8 +35,9 @@ pub mod storage;
 pub mod erasure;
 pub mod repository;
 
-// Layer 3: configuration, what it keeps, the one place that opens repositories, and scratch servers.
+// Layer 3: configuration, what it keeps, which server works, the one place that opens repositories, and scratch servers.
 pub mod config;
+pub mod leadership;
 pub mod open;
 pub mod retention;
 pub mod scratch;

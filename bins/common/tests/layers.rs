@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Module, layer, and rank within the layer: a module may use what has a lower layer, or in its own layer a lower
 /// rank. Modules of equal rank do not know each other.
-const MODULES: [(&str, u8, u8); 27] = [
+const MODULES: [(&str, u8, u8); 28] = [
     ("error", 0, 0),
     ("units", 0, 1),
     ("digest", 0, 1),
@@ -35,6 +35,7 @@ const MODULES: [(&str, u8, u8); 27] = [
     ("repository", 2, 0),
     ("erasure", 2, 1),
     ("config", 3, 0),
+    ("leadership", 3, 1),
     ("open", 3, 1),
     ("retention", 3, 1),
     ("scratch", 3, 1),

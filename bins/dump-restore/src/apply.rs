@@ -45,7 +45,7 @@ impl Applying<'_> {
         }
         let erasures = tombstones::of_all(self.repositories);
         let connect = |database: &str| Session::connect(&settings.with_database(database));
-        let all = erasure::still_there(&mut session, &connect, &erasures)?;
+        let all = erasure::still_there(&mut session, &connect, &erasures, &|_| true)?;
         let (chosen, others): (Vec<Found>, Vec<Found>) = all
             .into_iter()
             .partition(|found| self.into.is_none_or(|into| into == found.database));

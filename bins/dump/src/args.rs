@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use common::config::cli::{Common, Format, HasCommon, Repositories, after_help};
 use common::exit;
+use common::leadership::Where;
 use common::repository::Label;
 use common::units::parse_duration;
 
@@ -54,6 +55,16 @@ pub struct Args {
     #[arg(long, value_name = "TIME", requires = "from_backup")]
     pub target_time: Option<String>,
 
+    /// Run only on a server in this role; elsewhere do nothing, say why, and exit 0
+    #[arg(
+        long,
+        value_name = "ROLE",
+        value_enum,
+        default_value_t,
+        conflicts_with = "from_backup"
+    )]
+    pub only_on: Where,
+
     /// Do nothing if a dump of whole databases younger than this exists, such as 20h
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
     pub if_older_than: Option<Duration>,
@@ -82,8 +93,12 @@ impl HasCommon for Args {
     }
 }
 
-const EXAMPLES: [(&str, &str); 5] = [
+const EXAMPLES: [(&str, &str); 6] = [
     ("Every day, all databases, roles and tablespaces", "pgkeep-dump"),
+    (
+        "On every member of a Patroni cluster, where only one works",
+        "pgkeep-dump --only-on prefer-standby --if-older-than 20h",
+    ),
     (
         "One database, without rows",
         "pgkeep-dump --database shop --schema-only",

@@ -7,6 +7,7 @@ use common::config::{Cluster, Config};
 use common::erasure;
 use common::error::{Kind, Result, chain};
 use common::journal::Loudness;
+use common::leadership::{self, Decision, Role};
 use common::postgres::{ConnectionSettings, Programs, Session};
 use common::progress::Progress;
 use common::repository::dumps::{self, CONTENTS, Contents, Database, DumpInfo, GLOBALS, Parts};
@@ -62,10 +63,17 @@ impl Dumping<'_> {
     /// # Errors
     /// What the server, pg_dump or every repository says; then nothing of that dump is listed.
     pub fn run(&self) -> Result<Ended> {
+        if let Decision::Skip(why) = leadership::by_patroni(self.args.only_on, self.cluster)? {
+            return Ok(Ended::Skipped(why));
+        }
         if let Some(younger) = self.young_enough()? {
-            return Ok(Ended::Skipped(younger));
+            return Ok(Ended::Skipped(format!("{younger} is young enough")));
         }
         let mut session = self.first_session()?;
+        let role = Role::of(session.in_recovery()?);
+        if let Decision::Skip(why) = leadership::judge(self.args.only_on, role, false) {
+            return Ok(Ended::Skipped(why));
+        }
         let settings = &self.cluster.dump;
         let all = match self.args.databases.is_empty() {
             true => plan::wanted(
@@ -154,7 +162,13 @@ impl Dumping<'_> {
         if erasures.is_empty() {
             return Ok(());
         }
-        let found = match erasure::still_there(session, &|database| self.connect(database), &erasures) {
+        let connect = |database: &str| self.connect(database);
+        let within = |name: &str| {
+            units
+                .iter()
+                .any(|unit| unit.databases.iter().any(|database| database == name))
+        };
+        let found = match erasure::still_there(session, &connect, &erasures, &within) {
             Ok(found) => found,
             // Where somebody else runs the server, not everybody may ask for its identifier.
             Err(error) if error.kind() == Kind::Config => {

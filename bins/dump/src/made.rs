@@ -14,7 +14,7 @@ use crate::plan::Unit;
 
 /// How a run ended.
 pub enum Ended {
-    /// A dump that is young enough exists.
+    /// There is nothing to do, and why.
     Skipped(String),
     /// The dumps.
     Made(Vec<Made>),
@@ -108,7 +108,7 @@ impl Ended {
     /// For people.
     pub fn text(&self) -> String {
         let made = match self {
-            Self::Skipped(label) => return format!("dump {label} is young enough: nothing to do\n"),
+            Self::Skipped(why) => return format!("no dump: {why}\n"),
             Self::Made(made) => made,
         };
         let mut text = String::new();
@@ -136,7 +136,7 @@ impl Ended {
     /// None that can be caused.
     pub fn json(&self) -> Result<String> {
         let value = match self {
-            Self::Skipped(label) => serde_json::json!({ "skipped": label, "dumps": [] }),
+            Self::Skipped(why) => serde_json::json!({ "skipped": why, "dumps": [] }),
             Self::Made(made) => serde_json::json!({ "dumps": made }),
         };
         let text = serde_json::to_string_pretty(&value);
@@ -147,7 +147,7 @@ impl Ended {
     /// For status, history and metrics.
     pub fn report(&self) -> Report {
         let made = match self {
-            Self::Skipped(label) => return Report::skipped(format!("dump {label} is young enough")),
+            Self::Skipped(why) => return Report::skipped(why.as_str()),
             Self::Made(made) => made,
         };
         let missing = made.iter().flat_map(|one| &one.failed).find(|missing| missing.required);

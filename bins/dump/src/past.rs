@@ -53,14 +53,23 @@ impl Past {
         let deadline = began + settings.time_limit;
         let restorer = Restorer::new(config, cluster, &args.repositories.names, deadline);
         let time = args.target_time.as_deref();
-        let wanted = Wanted {
+        let mut wanted = Wanted {
             backup: args.backup,
             time: time.map(|time| time::parse_target(time, started)).transpose()?,
+            databases: args.databases.clone(),
         };
         let directory = Removed(Scratch::create(&place, started)?);
         let scratch = &directory.0;
         let data = scratch.data();
-        let plan = restorer.plan(&wanted, &data)?;
+        let plan = match restorer.plan(&wanted, &data) {
+            // WAL may bring a database that the backup does not have.
+            Err(error) if error.kind() == Kind::Config && !wanted.databases.is_empty() => {
+                log::info!("the whole cluster is restored: {}", chain(&error));
+                wanted.databases.clear();
+                restorer.plan(&wanted, &data)?
+            }
+            plan => plan?,
+        };
         let info = plan.info(repositories)?;
         // Before hours of copying.
         let programs = Programs::of_server(settings.bin_directory.as_deref(), Major::try_from(info.major)?)?;

@@ -103,10 +103,11 @@ pub struct Args {
     #[arg(long, value_name = "MODE", value_enum)]
     pub archive_mode: Option<ArchiveMode>,
 
-    /// Restore this database only, besides the templates and what all share (not in this version: refused)
+    /// Fetch this database only, besides the templates and what all share; may be given several times
     ///
-    /// The others appear in the catalog and cannot be opened: drop them, or use the server to dump the one.
-    #[arg(long = "only-database", value_name = "DATABASE")]
+    /// The files of the others have their size and no content. The server is good for a dump of this database and for nothing else, and
+    /// pgkeep-base-backup refuses it.
+    #[arg(long = "only-database", value_name = "DATABASE", conflicts_with_all = ["standby", "delta"])]
     pub only_databases: Vec<String>,
 
     /// Number of parallel workers [default: jobs of the configuration]

@@ -10,6 +10,7 @@ use common::repository::backup::BackupInfo;
 use common::repository::tombstones::{self, Erasure, Reached};
 
 use crate::layout::{Layout, Root};
+use crate::only::Only;
 use crate::place;
 use crate::plan::{self, Choice};
 use crate::prepare::{Order, Totals};
@@ -51,7 +52,8 @@ pub fn describe(
         .iter()
         .map(|one| one.name.clone())
         .filter(|name| holders.contains(name.as_str()));
-    let alone = totals.labels.iter().all(|label| *label == info.label) && totals.left_out == 0;
+    let whole = totals.left_out == 0 && totals.only.is_none();
+    let alone = whole && totals.labels.iter().all(|label| *label == info.label);
     let bundles = info
         .objects
         .iter()
@@ -96,6 +98,7 @@ pub fn describe(
             .chain(&choice.notes)
             .cloned()
             .chain(silence_note(survey))
+            .chain(totals.only.as_ref().map(part_note))
             .collect(),
     })
 }
@@ -124,6 +127,13 @@ fn reached(choice: &Choice, request: &Request, size: SegmentSize) -> Reached {
         (_, Target::End) => Reached::Lsn(end_of_wal.unwrap_or(consistent)),
         _ => Reached::Lsn(consistent),
     }
+}
+
+fn part_note(only: &Only) -> String {
+    format!(
+        "only the content of database {} is fetched: the server is good for a dump of that, and for nothing else",
+        only.names.join(", ")
+    )
 }
 
 /// At the end of WAL, and for a new timeline's number, every repository is asked, and silence may not be taken for a no.

@@ -3,12 +3,14 @@
 mod archived;
 mod args;
 mod branches;
+mod databases;
 mod delta;
 mod describe;
 mod fetch;
 mod home;
 mod layout;
 mod maps;
+mod only;
 mod piece;
 mod place;
 mod plan;
@@ -140,7 +142,6 @@ fn become_owner(cluster: &Cluster) -> Result<()> {
 }
 
 fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Result<Order> {
-    refuse_what_is_missing(args)?;
     let to = args
         .destination()
         .ok_or_else(|| Error::new(Kind::Config, "no destination is given"))?;
@@ -154,6 +155,24 @@ fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Resul
         .data_directory
         .as_deref()
         .is_some_and(|configured| place::same_place(configured, &to));
+    let partial = !args.only_databases.is_empty();
+    if partial && args.archive_mode == Some(ArchiveMode::Keep) {
+        return Err(Error::new(
+            Kind::Config,
+            "--only-database makes a part of a cluster, which must not archive as the cluster does",
+        )
+        .hint("leave out --archive-mode keep"));
+    }
+    if own && partial {
+        return Err(Error::new(
+            Kind::Refused,
+            format!(
+                "{} is the data directory of the cluster, and --only-database makes a part of one",
+                to.display()
+            ),
+        )
+        .hint("restore it elsewhere with --to, and bring the database over with a dump"));
+    }
     let tablespaces = args
         .tablespaces
         .iter()
@@ -185,6 +204,7 @@ fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Resul
         keep_out: keep_out(config)?,
         ignore_space: args.ignore_space || args.delta,
         delta: args.delta,
+        only: args.only_databases.clone(),
         notes: args
             .target_xid
             .as_deref()
@@ -204,19 +224,6 @@ fn keep_out(config: &Config) -> Result<Vec<(String, PathBuf)>> {
         _ => None,
     };
     Ok(config.repositories(&[])?.iter().filter_map(local).collect())
-}
-
-fn refuse_what_is_missing(args: &Args) -> Result<()> {
-    let missing = |flag: &str, hint: &str| {
-        Err(Error::new(Kind::Config, format!("this version cannot restore with {flag} yet")).hint(hint))
-    };
-    if !args.only_databases.is_empty() {
-        return missing(
-            "--only-database",
-            "restore the whole cluster, then drop or dump what you need",
-        );
-    }
-    Ok(())
 }
 
 fn request(args: &Args, now: UtcTime) -> Result<Request> {

@@ -17,6 +17,7 @@ use crate::args::ArchiveMode;
 use crate::describe::describe;
 use crate::home::{self, Archiving, Home};
 use crate::layout::{Layout, Places, Spot};
+use crate::only::Only;
 use crate::place;
 use crate::plan::{self, Choice};
 use crate::settings::Fetcher;
@@ -52,6 +53,8 @@ pub struct Order {
     pub ignore_space: bool,
     /// Whether to keep what is there and is the same.
     pub delta: bool,
+    /// The databases that are wanted, by name; none: all.
+    pub only: Vec<String>,
     /// What the reader should know of how the request was understood.
     pub notes: Vec<String>,
     /// Number of workers.
@@ -76,6 +79,8 @@ pub struct Prepared<'a> {
     pub info: BackupInfo,
     /// The backups whose bytes are read, by the numbers that pieces carry.
     pub labels: Vec<Label>,
+    /// The databases that come, if not all do.
+    pub only: Option<Only>,
     /// How the restored server fetches WAL.
     pub restore_command: String,
 }
@@ -101,14 +106,14 @@ pub fn prepare<'a>(order: &Order, repositories: &'a [Repository]) -> Result<Prep
     let foreign = home::judge_system(&choice.backup, &order.home, &survey.current, named)?;
     choice.notes.extend(foreign);
     let layout = Layout::new(&order.places, &choice.backup.tablespaces)?;
-    let (repositories, info, totals) = read_manifest(&survey, &choice, &layout)?;
+    let (repositories, info, totals) = read_manifest(&survey, &choice, &layout, &order.only)?;
     let restore_command = order.fetcher.command()?;
     let plan = describe(order, &survey, &choice, &layout, &repositories, &info, &totals)?;
     let plan = Plan {
         restore_command: restore_command.clone(),
         ..plan
     };
-    let labels = totals.labels.into_iter().collect();
+    let (labels, only) = (totals.labels.into_iter().collect(), totals.only);
     Ok(Prepared {
         plan,
         choice,
@@ -116,6 +121,7 @@ pub fn prepare<'a>(order: &Order, repositories: &'a [Repository]) -> Result<Prep
         repositories,
         info,
         labels,
+        only,
         restore_command,
     })
 }
@@ -133,6 +139,8 @@ pub struct Totals {
     pub by_root: BTreeMap<PathBuf, u64>,
     /// The backups whose bytes are read.
     pub labels: BTreeSet<Label>,
+    /// The databases that come, if not all do.
+    pub only: Option<Only>,
 }
 
 /// Reads the whole manifest from the first repository that can give it; those that hold the backup come first.
@@ -140,6 +148,7 @@ fn read_manifest<'a>(
     survey: &Survey<'a>,
     choice: &Choice,
     layout: &Layout,
+    only: &[String],
 ) -> Result<(Vec<&'a Repository>, BackupInfo, Totals)> {
     let label = choice.backup.label;
     let holders = survey.holders.get(&label).map(Vec::as_slice).unwrap_or_default();
@@ -149,7 +158,11 @@ fn read_manifest<'a>(
         let read = backup::read(repository, label).and_then(|info| {
             // Its frames carry no checksum, and everything else is found through it.
             reader::check_object(repository, &info, "manifest.zst")?;
-            Ok((add_up(repository, &info, layout)?, info))
+            let only = match only {
+                [] => None,
+                names => Some(Only::named(names, repository, &info)?),
+            };
+            Ok((add_up(repository, &info, layout, only)?, info))
         });
         match read {
             Ok((totals, info)) => {
@@ -202,7 +215,7 @@ fn older_instead(survey: &Survey<'_>, label: Label, error: Error) -> Error {
     })
 }
 
-fn add_up(repository: &Repository, info: &BackupInfo, layout: &Layout) -> Result<Totals> {
+fn add_up(repository: &Repository, info: &BackupInfo, layout: &Layout, only: Option<Only>) -> Result<Totals> {
     let mut totals = Totals::default();
     let roots: Vec<&Path> = layout.roots().into_iter().map(|(_, path)| path).collect();
     reader::open_manifest(repository, info)?.for_each(|entry| {
@@ -211,6 +224,9 @@ fn add_up(repository: &Repository, info: &BackupInfo, layout: &Layout) -> Result
         match spot {
             Spot::At(path) => {
                 totals.files += 1;
+                if only.as_ref().is_some_and(|only| only.leaves_out(&entry.path)) {
+                    return Ok(());
+                }
                 totals.bytes = totals.bytes.saturating_add(file.size);
                 if let Some(root) = roots.iter().find(|root| path.starts_with(root)) {
                     let sum = totals.by_root.entry(root.to_path_buf()).or_default();
@@ -228,7 +244,7 @@ fn add_up(repository: &Repository, info: &BackupInfo, layout: &Layout) -> Result
         }
         Ok(())
     })?;
-    Ok(totals)
+    Ok(Totals { only, ..totals })
 }
 
 fn unfit(entry: &Entry, what: &str) -> Error {

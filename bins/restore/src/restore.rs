@@ -15,7 +15,7 @@ use common::durable;
 use common::erasure;
 use common::error::{Context, Error, Kind, Result};
 use common::interrupt;
-use common::postgres::datadir::ERASURES;
+use common::postgres::datadir::{ERASURES, PARTIAL};
 use common::postgres::manifest::manifest_path;
 use common::postgres::{BackupLabel, ControlFile, Major, ManifestWriter, WalRange, recovery};
 use common::progress::{self, Progress};
@@ -89,10 +89,18 @@ impl Prepared<'_> {
             self.restore_command.clone(),
             order.primary_conninfo.clone(),
             order.archiving.keep,
+            self.only.is_some(),
         );
         settings::write(&self.layout.data, &settings)?;
         self.leave_erasures()?;
+        if let Some(only) = &self.only {
+            durable::replace_unsynced(&self.layout.data.join(PARTIAL), only.text().as_bytes(), 0o600)?;
+        }
         self.appear()
+    }
+
+    fn leaves_out(&self, path: &[u8]) -> bool {
+        self.only.as_ref().is_some_and(|only| only.leaves_out(path))
     }
 
     /// Leaves the SQL that erases tenants again.
@@ -157,6 +165,10 @@ impl Prepared<'_> {
             match &entry.node {
                 Node::Directory => make_directory(&path),
                 Node::Link(_) => Ok(()),
+                Node::File(file) if self.leaves_out(&entry.path) => {
+                    create_file(&path)?;
+                    fit_file(&path, file.size)
+                }
                 Node::File(file) => {
                     let is_there = delta && path.is_file();
                     if is_there {
@@ -224,7 +236,7 @@ impl Prepared<'_> {
                 Node::Link(target) => links.push((at, PathBuf::from(bytes_path(target)))),
                 Node::File(file) => {
                     finish_file(&at, &entry, file.size)?;
-                    let listed = !CHANGED.contains(&entry.path.as_slice());
+                    let listed = !CHANGED.contains(&entry.path.as_slice()) && !self.leaves_out(&entry.path);
                     if let Some(name) = manifest_path(&PathBuf::from(bytes_path(&entry.path))).filter(|_| listed) {
                         manifest.file(&name, file.size, system_time(entry.mtime), file.crc32c)?;
                     }

@@ -72,6 +72,7 @@ pub fn recovery(
     restore_command: String,
     primary_conninfo: Option<String>,
     archiving: bool,
+    partial: bool,
 ) -> RecoverySettings {
     // A standby shall follow its primary to timelines that do not exist yet.
     let follow = request.standby && choice.newest && request.timeline == Timeline::Latest;
@@ -87,19 +88,27 @@ pub fn recovery(
         action: choice.action.for_recovery(),
         standby: request.standby,
         primary_conninfo,
-        others: others(choice, archiving),
+        others: others(choice, archiving, partial),
     }
 }
 
 /// PostgreSQL 15 and later read ahead of what they replay (`src/backend/access/transam/xlogprefetcher.c`), so behind a target that lies
 /// just before a gap they would ask for the missing segment, hear that it could not be had, and stop.
-fn others(choice: &Choice, archiving: bool) -> Vec<(String, String)> {
+///
+/// Where databases are left empty, WAL speaks of pages that are new, which recovery takes for damage when it becomes consistent
+/// (`XLogCheckInvalidPages`, `src/backend/access/transam/xlogutils.c`); and nobody must clean up in their catalogs.
+fn others(choice: &Choice, archiving: bool, partial: bool) -> Vec<(String, String)> {
     let mut others = Vec::new();
+    let mut set = |name: &str, value: &str| others.push((name.to_owned(), value.to_owned()));
     if !archiving {
-        others.push(("archive_mode".to_owned(), "off".to_owned()));
+        set("archive_mode", "off");
     }
     if choice.gap_behind && choice.backup.major >= 15 {
-        others.push(("recovery_prefetch".to_owned(), "off".to_owned()));
+        set("recovery_prefetch", "off");
+    }
+    if partial {
+        set("ignore_invalid_pages", "on");
+        set("autovacuum", "off");
     }
     others
 }

@@ -33,11 +33,12 @@ fn a_configuration_that_cannot_be_used_is_2() {
 }
 
 #[test]
-fn what_this_version_lacks_is_refused_clearly() {
+fn a_part_of_a_cluster_is_no_standby_and_no_place_to_archive_from() {
     let sample = Sample::empty(false);
-    sample
-        .restore_to("pg", &["--only-database", "x"])
-        .ended(2, &["--only-database", "hint:"]);
+    for other in [&["--standby"][..], &["--delta"], &["--archive-mode", "keep"]] {
+        let arguments = [&["--only-database", "x"], other].concat();
+        sample.restore_to("pg", &arguments).ended(2, &["--only-database"]);
+    }
 }
 
 #[test]

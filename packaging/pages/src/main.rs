@@ -272,7 +272,7 @@ mod tests {
         ];
         let backup = base_backup::Args::try_parse_from(backup).unwrap();
         assert_eq!(backup.kind, base_backup::BackupType::Incr);
-        assert_eq!(backup.only_on, base_backup::Role::PreferStandby);
+        assert_eq!(backup.only_on, common::leadership::Where::PreferStandby);
         info::Args::try_parse_from(["x", "--format", "json", "--repository", "local"]).unwrap();
         init::Args::try_parse_from(["x", "--new-history"]).unwrap();
     }

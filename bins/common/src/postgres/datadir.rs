@@ -35,6 +35,9 @@ const WITHOUT_CONTENT: [&str; 8] = [
 /// What a restore leaves at the top of a data directory: SQL that erases tenants again.
 pub const ERASURES: &str = "pgkeep_erasures.sql";
 
+/// Marks a data directory that holds single databases of a cluster; says which, a line for each.
+pub const PARTIAL: &str = "pgkeep_only_database";
+
 /// Files at the top that belong to the running server, or are written anew by a restore.
 const LEFT_OUT: [&str; 6] = [
     ERASURES,

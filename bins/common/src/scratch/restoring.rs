@@ -38,6 +38,8 @@ pub struct Wanted {
     pub backup: Option<Label>,
     /// The moment.
     pub time: Option<UtcTime>,
+    /// Only these databases; none: all.
+    pub databases: Vec<String>,
 }
 
 /// What has to be known of the plan of a restore (`pgkeep-restore --format json`).
@@ -134,6 +136,9 @@ impl Restorer {
         command.args(&self.arguments).arg("--to").arg(to);
         if let Some(label) = wanted.backup {
             command.args(["--backup", &label.to_string()]);
+        }
+        for database in &wanted.databases {
+            command.args(["--only-database", database]);
         }
         if let Some(time) = wanted.time {
             command.args(["--target-time", &time.to_string(), "--target-action", "promote"]);

@@ -5,12 +5,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use common::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use reqwest::Certificate;
 use reqwest::blocking::{Client, Response};
 use serde::Deserialize;
 
-use crate::role::Role;
+use crate::leadership::Role;
 
 /// Patroni answers from memory; one that takes longer is not well.
 const PATIENCE: Duration = Duration::from_secs(5);
