@@ -296,7 +296,6 @@ mod tests {
             "off",
             "--only-database",
             "a",
-            "--delta",
         ])
         .unwrap();
         assert_eq!(full.tablespaces.len(), 2);
@@ -312,6 +311,8 @@ mod tests {
             &["--to", "/a", "--datadir", "/b"],
             &["--to", "/a", "--tablespace", "a=b"],
             &["--to", "/a", "--jobs", "0"],
+            &["--to", "/a", "--only-database", "a", "--delta"],
+            &["--to", "/a", "--only-database", "a", "--standby"],
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
