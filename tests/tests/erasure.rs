@@ -185,6 +185,11 @@ fn an_erased_tenant_stays_erased() {
             sql.report()
         );
 
+        restore(&story, &whole, &["--into", "shop", "--clean"])
+            .run()
+            .expect_code(1)
+            .expect_said("has a schema \"t_2\"");
+
         story.step("a backup from before brings it back, says so, and leaves the SQL that erases it");
         story.archive_all();
         let promote = ["--target-time", moment.as_str(), "--target-action", "promote"];
@@ -261,6 +266,45 @@ fn by_script(story: &Story, promote: &[&str]) {
         .run();
     ran.expect_code(0);
     assert_eq!(schemas(&restored, "shop"), ["t_1", "t_3", "t_4"]);
+}
+
+#[test]
+fn a_tenant_that_was_renamed_is_erased_under_both_names_and_public_is_none() {
+    let Some(server) = Server::need(15) else { return };
+    let Some(story) = story("erasure-renamed", &server, vec![RepoOptions::new("local")]) else {
+        return;
+    };
+    tenants(&story.cluster, 2, 1);
+    let before = labels(
+        &dump(&story, &["--database", "shop", "--tenant", "t_1"])
+            .run()
+            .expect_code(0),
+    )
+    .remove(0);
+    let odd = "t_1 \"of\" old's";
+    story.cluster.sql_in(
+        "shop",
+        &format!("ALTER SCHEMA t_1 RENAME TO \"{}\"", odd.replace('"', "\"\"")),
+    );
+    let erased = erase(&story, odd).run().expect_code(0);
+    assert!(
+        erased.stdout.contains(&format!("removed {before}")),
+        "{}",
+        erased.report()
+    );
+    assert_eq!(story.site.repo().matching(&before), Vec::<std::path::PathBuf>::new());
+    apply(&story.site, &[]).run().expect_code(0);
+    assert_eq!(schemas(&story.cluster, "shop"), ["t_2"]);
+    erase(&story, "public")
+        .run()
+        .expect_code(1)
+        .expect_said("it is no tenant");
+    erase(&story, "t_2").args(["--reason", " "]).run().expect_code(2);
+    assert_eq!(
+        tombstones(&story.site.repo().dir).matches("schema_oid").count(),
+        2,
+        "asked for, and gone"
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use common::postgres::{ConnectionSettings, SegmentName, SegmentNumber, SegmentSi
 use common::repository::backup::BackupInfo;
 use common::repository::reach::{self, Wal};
 use common::repository::tombstones::{self, Erasure};
-use common::repository::{BackupType, DumpLabel, Repository, catalog, dumps, events, wal};
+use common::repository::{BackupType, Repository, catalog, dumps, events, wal};
 
 use crate::judge::{self, Gaps, Holds, Server};
 
@@ -167,12 +167,16 @@ pub fn repository(
     }
 }
 
-/// Dumps of erased tenants that are still there; none where that cannot be read, for then nothing can.
+/// Dumps of erased tenants of which something is still there; none where that cannot be read, for then nothing can.
 fn undeleted(repository: &Repository) -> Vec<String> {
-    let there = |label: &DumpLabel| !matches!(dumps::document(repository, *label), Ok(None));
     let named = events::read(repository).map(|events| tombstones::dumps(&events));
-    let left = named.unwrap_or_default().into_iter().filter(there);
-    left.map(|label| label.to_string()).collect()
+    let named = named.unwrap_or_default();
+    let there = match named.is_empty() {
+        true => Vec::new(),
+        false => dumps::labels(repository).unwrap_or_default(),
+    };
+    let left = there.iter().filter(|label| named.contains(label));
+    left.map(ToString::to_string).collect()
 }
 
 fn reached(

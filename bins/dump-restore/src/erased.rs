@@ -2,7 +2,7 @@
 
 use common::error::{Error, Kind, Result};
 use common::postgres::sql::identifier;
-use common::repository::dumps::{Database, DumpInfo};
+use common::repository::dumps::{Database, DumpInfo, Parts};
 use common::repository::tombstones::Erasure;
 
 use crate::select::Wanted;
@@ -47,13 +47,14 @@ pub fn in_dump<'a>(info: &DumpInfo, database: &Database, erasures: &'a [Erasure]
     erasures.iter().filter(own).filter_map(one).collect()
 }
 
-/// Refuses what was erased.
+/// Refuses what was erased. Of a whole database it is dropped at the end, unless the dump has only rows: then the schema in the
+/// database may be another one.
 ///
 /// # Errors
 /// `Refused`.
-pub fn check(wanted: &Wanted, erased: &[Erased<'_>]) -> Result<()> {
+pub fn check(wanted: &Wanted, parts: Parts, erased: &[Erased<'_>]) -> Result<()> {
     let is_wanted = |one: &&Erased<'_>| match wanted {
-        Wanted::Whole => false,
+        Wanted::Whole => parts == Parts::Data,
         Wanted::Tenant(schema) => *schema == one.schema,
         Wanted::Tables(tables) => tables.iter().any(|(schema, _)| *schema == one.schema),
     };

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use common::postgres::archive::{Archive, Entry};
-use common::repository::dumps::{Parts, Scope};
+use common::repository::dumps::Scope;
 use common::repository::tombstones::Tenant;
 use common::time::UtcTime;
 
@@ -133,7 +133,9 @@ fn what_was_erased_is_refused_and_goes_from_a_whole_database() {
         (tables("other"), false),
         (Wanted::Whole, false),
     ] {
-        assert_eq!(check(&wanted, &erased).is_err(), refused, "{wanted:?}");
+        assert_eq!(check(&wanted, Parts::All, &erased).is_err(), refused, "{wanted:?}");
     }
+    assert!(check(&Wanted::Whole, Parts::Data, &erased).is_err());
+    assert!(check(&Wanted::Whole, Parts::Data, &[]).is_ok());
     assert_eq!(sql(&erased), "DROP SCHEMA IF EXISTS \"acme\" CASCADE;\n");
 }

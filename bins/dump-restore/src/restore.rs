@@ -83,7 +83,7 @@ impl Restoring<'_> {
         })?;
         let erasures = self.erasures();
         let erased = erased::in_dump(&info, database, &erasures);
-        erased::check(&wanted, &erased)?;
+        erased::check(&wanted, info.parts, &erased)?;
         let order = Order {
             repository,
             info: &info,
@@ -257,6 +257,7 @@ impl Restoring<'_> {
             let installed: BTreeSet<String> = rows.into_iter().flatten().flatten().collect();
             extensions.retain(|extension| !installed.contains(extension));
             self.check_roles(session, archive, &selection)?;
+            target::check_anew(session, into, erased)?;
         }
         let chosen = selection.all();
         let parts = fetch::parts_of(archive, wanted, &chosen);

@@ -6,6 +6,7 @@ use common::error::{Error, Kind, Result};
 use common::postgres::Session;
 use common::postgres::archive::{Archive, Entry};
 
+use crate::erased::Erased;
 use crate::select::{Selection, Wanted};
 use common::postgres::sql::{identifier, literal};
 
@@ -122,6 +123,27 @@ pub fn check_free(
             Ok(())
         }
     }
+}
+
+/// Fails where the database has a schema under the name of an erased one of the dump: it is another, and would be dropped with that.
+///
+/// # Errors
+/// `Refused`.
+pub fn check_anew(session: &mut Session, database: &str, erased: &[Erased<'_>]) -> Result<()> {
+    for Erased { schema, .. } in erased {
+        let there = session.first(&format!(
+            "select 1 from pg_namespace where nspname = {}",
+            literal(schema)
+        ))?;
+        if there.is_some() {
+            let message = format!(
+                "database \"{database}\" has a schema \"{schema}\", and the one of that name in the dump has been erased since"
+            );
+            return Err(Error::new(Kind::Refused, message)
+                .hint("restore into a new database with --create, or tenant by tenant"));
+        }
+    }
+    Ok(())
 }
 
 /// Roles that own something of the selection and that the server lacks.

@@ -84,7 +84,6 @@ impl Dumping<'_> {
             false => Vec::new(),
         };
         let units = plan::units(self.args, &all)?;
-        self.check_erased(&mut session, &units)?;
         let clients = Programs::of_client(settings.bin_directory.as_deref(), session.server_version())?;
         let version = session.version_num();
         let server = Server {
@@ -99,8 +98,10 @@ impl Dumping<'_> {
         if units.iter().any(|unit| unit.globals) && settings.role_passwords && !server.passwords {
             log::warn!("the passwords of roles are not dumped: only a superuser may read them");
         }
-        drop(session);
         let leases = self.hold()?;
+        // Nobody erases a tenant while the leases are held.
+        self.check_erased(&mut session, &units)?;
+        drop(session);
         let mut made = Vec::new();
         // The dumps of one run share a snapshot, which lives as long as its session.
         let shared = match units.as_slice() {

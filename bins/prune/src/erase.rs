@@ -9,14 +9,15 @@ use common::error::{Error, Kind, Result, chain, chain_with_hint};
 use common::exit::{self, Verdict};
 use common::job::{Origin, Report};
 use common::postgres::{Session, sql};
+use common::repository::lease::{self, Lease};
 use common::repository::tombstones::{self, Erasure, Gone, Tenant};
-use common::repository::{DumpLabel, Repository, dumps, events, lease};
+use common::repository::{DumpLabel, Repository, dumps, events};
 use common::time::UtcTime;
 use common::units::counted;
 
 use crate::act::{self, Removed};
 use crate::plan::Removal;
-use crate::tenant::{self, Holder, Named, Seen};
+use crate::tenant::{self, Dumped, Named, Seen};
 
 /// An erasure that is asked for.
 pub struct Erasing<'a> {
@@ -55,8 +56,13 @@ struct Live {
     moment: Option<Gone>,
 }
 
-/// A repository and the dumps in it that hold a schema of that name.
-type Held<'a> = (&'a Repository, Vec<Holder>);
+/// A repository, the right to change it, and the dumps in it.
+struct Held<'a> {
+    repository: &'a Repository,
+    /// Nobody else prunes, and no dump comes to be meanwhile. Nothing in a dry run.
+    _leases: Vec<Lease>,
+    dumps: Vec<Dumped>,
+}
 
 impl Erasing<'_> {
     /// Does it.
@@ -74,7 +80,7 @@ impl Erasing<'_> {
         let mut held: Vec<Held<'_>> = Vec::new();
         for repository in repositories {
             match self.look(repository) {
-                Ok(holders) => held.push((repository, holders)),
+                Ok(one) => held.push(one),
                 Err(error) => erased.fail(repository, error),
             }
         }
@@ -87,12 +93,10 @@ impl Erasing<'_> {
         for erasure in &erasures {
             erased.text += &format!("erased from now on: {erasure}\n");
         }
-        for (repository, holders) in held {
-            let of_tenant = |holder: &&Holder| tenant::is_of(holder, &chosen, self.named);
-            let (alone, others): (Vec<&Holder>, Vec<&Holder>) =
-                holders.iter().filter(of_tenant).partition(|holder| holder.alone);
-            let outcome = self.in_repository(repository, &erasures, &alone);
-            erased.tell(self.dry_run, repository, outcome, &alone, &others);
+        for one in held {
+            let (alone, others) = tenant::holders(&one.dumps, &chosen, self.named);
+            let outcome = self.in_repository(&one, &erasures, &alone);
+            erased.tell(self.dry_run, one.repository, outcome, &alone, &others);
         }
         let there = |erasure: &&Erasure| {
             let live = live.as_ref().filter(|live| live.system == erasure.system_identifier);
@@ -145,9 +149,16 @@ impl Erasing<'_> {
         Ok(live)
     }
 
-    fn look(&self, repository: &Repository) -> Result<Vec<Holder>> {
+    fn look<'r>(&self, repository: &'r Repository) -> Result<Held<'r>> {
         repository.identity_for_writing()?;
-        let mut holders = Vec::new();
+        let leases = match self.dry_run {
+            true => Vec::new(),
+            false => ["prune", "dump"]
+                .into_iter()
+                .map(|job| lease::take(repository, job, &self.origin.host))
+                .collect::<Result<_>>()?,
+        };
+        let mut dumped = Vec::new();
         for label in dumps::labels(repository)? {
             let info = match dumps::document(repository, label)? {
                 Some(Ok(info)) => info,
@@ -157,10 +168,13 @@ impl Erasing<'_> {
                 }
                 None => continue,
             };
-            let contents = dumps::contents(repository, &info)?;
-            holders.extend(tenant::holder(&info, &contents, self.named));
+            dumped.extend(tenant::dumped(&info, &dumps::contents(repository, &info)?));
         }
-        Ok(holders)
+        Ok(Held {
+            repository,
+            _leases: leases,
+            dumps: dumped,
+        })
     }
 
     /// The system that runs: by the server, or by what repositories say.
@@ -168,8 +182,8 @@ impl Erasing<'_> {
         if let Some(live) = live {
             return Ok(live.system.clone());
         }
-        for (repository, _) in held {
-            if let Some(known) = events::systems(repository)?.last() {
+        for one in held {
+            if let Some(known) = events::systems(one.repository)?.last() {
                 return Ok(known.system.to_string());
             }
         }
@@ -187,12 +201,8 @@ impl Erasing<'_> {
                 place: "the server has it now".to_owned(),
             }));
         }
-        for holder in held.iter().flat_map(|(_, holders)| holders) {
-            seen.extend(holder.oid.map(|oid| Seen {
-                system: holder.system.clone(),
-                oid,
-                place: format!("in dump {}", holder.label),
-            }));
+        for one in held {
+            seen.extend(tenant::seen_in_dumps(self.named, &one.dumps));
         }
         seen
     }
@@ -216,24 +226,28 @@ impl Erasing<'_> {
     }
 
     /// Records it, then removes what holds nothing else.
-    fn in_repository(&self, repository: &Repository, erasures: &[Erasure], alone: &[&Holder]) -> Result<Removed> {
+    fn in_repository(&self, held: &Held<'_>, erasures: &[Erasure], alone: &BTreeSet<DumpLabel>) -> Result<Removed> {
         if self.dry_run {
             return Ok(Removed::default());
         }
-        let _lease = lease::take(repository, "prune", &self.origin.host)?;
+        let of_system = |label: &&DumpLabel, system: &str| {
+            let own = |dump: &Dumped| dump.label == **label && dump.system == system;
+            held.dumps.iter().any(own)
+        };
         for erasure in erasures {
-            let own = alone.iter().filter(|holder| holder.system == erasure.system_identifier);
-            let labels: BTreeSet<DumpLabel> = own.map(|holder| holder.label).collect();
+            let own = alone
+                .iter()
+                .filter(|label| of_system(label, &erasure.system_identifier));
             if let Some(tenant) = &erasure.tenant {
                 let gone = erasure.gone.first().copied();
-                tombstones::append(repository, erasure, tenant, gone, labels.into_iter().collect())?;
+                tombstones::append(held.repository, erasure, tenant, gone, own.copied().collect())?;
             }
         }
         let removal = Removal {
-            dumps: alone.iter().map(|holder| holder.label.to_string()).collect(),
+            dumps: alone.iter().map(ToString::to_string).collect(),
             ..Removal::default()
         };
-        act::act(repository, &removal, self.jobs)
+        act::act(held.repository, &removal, self.jobs)
     }
 }
 
@@ -249,25 +263,26 @@ impl Erased {
         dry_run: bool,
         repository: &Repository,
         outcome: Result<Removed>,
-        alone: &[&Holder],
-        others: &[&Holder],
+        alone: &BTreeSet<DumpLabel>,
+        others: &BTreeSet<DumpLabel>,
     ) {
         let removed = match outcome {
             Ok(removed) => removed,
             Err(error) => return self.fail(repository, error),
         };
         let mut line = |words: String| self.text += &format!("  repository \"{}\": {words}\n", repository.name);
-        let labels: Vec<String> = alone.iter().map(|holder| holder.label.to_string()).collect();
-        match (alone, dry_run) {
-            ([], _) => line("no dump of it alone".to_owned()),
-            (_, true) => line(format!("would go: {}", labels.join(", "))),
-            (_, false) if removed.refused.is_empty() => line(format!("removed {}", labels.join(", "))),
-            (_, false) => line(format!("not all is removed of {}", labels.join(", "))),
+        let labels: Vec<String> = alone.iter().map(ToString::to_string).collect();
+        let labels = labels.join(", ");
+        match (alone.is_empty(), dry_run) {
+            (true, _) => line("no dump of it alone".to_owned()),
+            (false, true) => line(format!("would go: {labels}")),
+            (false, false) if removed.refused.is_empty() => line(format!("removed {labels}")),
+            (false, false) => line(format!("not all is removed of {labels}")),
         }
         for refused in &removed.refused {
             line(format!("not removed yet, a later pgkeep-prune tries again: {refused}"));
         }
-        if let Some(newest) = others.iter().map(|holder| holder.label).max() {
+        if let Some(newest) = others.last() {
             line(format!(
                 "{} with others stays until retention removes it, the newest is {newest}",
                 counted(others.len() as u64, "dump that holds it")

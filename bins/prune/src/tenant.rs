@@ -6,6 +6,9 @@ use common::error::{Error, Kind, Result};
 use common::repository::DumpLabel;
 use common::repository::dumps::{Contents, Database, DumpInfo};
 
+/// `FirstNormalObjectId` (`src/include/access/transam.h`): what initdb makes has smaller OIDs, the same in every database.
+const FIRST_NORMAL: u32 = 16384;
+
 /// A tenant as the user names it.
 #[derive(Debug, Clone, Copy)]
 pub struct Named<'a> {
@@ -17,17 +20,19 @@ pub struct Named<'a> {
     pub oid: Option<u32>,
 }
 
-/// A dump that holds a schema of that name.
+/// One database of a dump, as far as it tells tenants apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// Which.
+pub struct Dumped {
+    /// The dump.
     pub label: DumpLabel,
     /// PostgreSQL's system identifier of the server.
     pub system: String,
-    /// OID of the schema; nothing in a dump without definitions.
-    pub oid: Option<u32>,
-    /// Whether it holds nothing else.
-    pub alone: bool,
+    /// The database's name.
+    pub database: String,
+    /// Its schemas, with their OIDs where their definitions are in it.
+    pub schemas: BTreeMap<String, Option<u32>>,
+    /// The only schema that the dump has anything of; nothing if it was not limited to one.
+    pub alone: Option<String>,
 }
 
 /// Where a schema of that name has been seen.
@@ -41,39 +46,57 @@ pub struct Seen {
     pub place: String,
 }
 
-/// What a dump has of the tenant, if anything.
-pub fn holder(info: &DumpInfo, contents: &Contents, named: Named<'_>) -> Option<Holder> {
-    let database = contents
-        .databases
-        .iter()
-        .find(|database| database.name == named.database)?;
-    let entries = || database.archive.entries.iter();
-    let defined = entries().find(|entry| entry.kind == "SCHEMA" && entry.name == named.schema);
-    let schemas = schemas(database);
-    if defined.is_none() && !schemas.contains(named.schema) {
-        return None;
-    }
-    let limited = !database.schemas.is_empty() || !database.tables.is_empty();
-    Some(Holder {
-        label: info.label,
-        system: info.system_identifier.clone(),
-        oid: defined.map(|entry| entry.oid).filter(|oid| *oid != 0),
-        alone: limited && contents.databases.len() == 1 && schemas.iter().all(|schema| *schema == named.schema),
-    })
+/// What a dump has.
+pub fn dumped(info: &DumpInfo, contents: &Contents) -> Vec<Dumped> {
+    let one = |database: &Database| {
+        let entries = || database.archive.entries.iter();
+        let mut schemas: BTreeMap<String, Option<u32>> = BTreeMap::new();
+        let is_table = |kind: &str| matches!(kind, "TABLE" | "TABLE DATA");
+        for schema in entries()
+            .filter(|entry| is_table(&entry.kind))
+            .filter_map(|entry| entry.schema.clone())
+        {
+            schemas.entry(schema).or_default();
+        }
+        for schema in &database.schemas {
+            schemas.entry(schema.clone()).or_default();
+        }
+        for entry in entries().filter(|entry| entry.kind == "SCHEMA" && entry.oid != 0) {
+            schemas.insert(entry.name.clone(), Some(entry.oid));
+        }
+        let limited = !database.schemas.is_empty() || !database.tables.is_empty();
+        let only = match (contents.databases.len(), schemas.len()) {
+            (1, 1) if limited => schemas.keys().next().cloned(),
+            _ => None,
+        };
+        Dumped {
+            label: info.label,
+            system: info.system_identifier.clone(),
+            database: database.name.clone(),
+            schemas,
+            alone: only,
+        }
+    };
+    contents.databases.iter().map(one).collect()
 }
 
-/// The schemas that tables of a dump lie in.
-fn schemas(database: &Database) -> BTreeSet<&str> {
-    let is_table = |kind: &str| matches!(kind, "TABLE" | "TABLE DATA");
-    let tables = database.archive.entries.iter().filter(|entry| is_table(&entry.kind));
-    let own = database.schemas.iter().map(String::as_str);
-    tables.filter_map(|entry| entry.schema.as_deref()).chain(own).collect()
+/// Where dumps show a schema of that name.
+pub fn seen_in_dumps(named: Named<'_>, dumps: &[Dumped]) -> Vec<Seen> {
+    let one = |dump: &Dumped| {
+        let oid = (*dump.schemas.get(named.schema)?)?;
+        (dump.database == named.database).then(|| Seen {
+            system: dump.system.clone(),
+            oid,
+            place: format!("in dump {}", dump.label),
+        })
+    };
+    dumps.iter().filter_map(one).collect()
 }
 
 /// The OID of the schema in each system that has had it; `current` is the system that runs.
 ///
 /// # Errors
-/// `Refused` where several schemas of one system had the name; `NotFound` where none did.
+/// `Refused` where several schemas of one system had the name, or it is one of PostgreSQL's own; `NotFound` where none did.
 pub fn choose(named: Named<'_>, seen: &[Seen], current: &str) -> Result<BTreeMap<String, u32>> {
     let mut known: BTreeMap<&str, BTreeMap<u32, &str>> = BTreeMap::new();
     for one in seen.iter().filter(|one| named.oid.is_none_or(|oid| oid == one.oid)) {
@@ -106,16 +129,62 @@ pub fn choose(named: Named<'_>, seen: &[Seen], current: &str) -> Result<BTreeMap
         return Err(Error::new(Kind::Refused, message).hint("say which with --schema-oid; once for each that goes"));
     }
     let only = |(system, oids): (&str, BTreeMap<u32, &str>)| Some((system.to_owned(), *oids.keys().next()?));
-    Ok(known.into_iter().filter_map(only).collect())
+    let chosen: BTreeMap<String, u32> = known.into_iter().filter_map(only).collect();
+    match chosen.values().find(|oid| **oid < FIRST_NORMAL) {
+        Some(oid) => Err(Error::new(
+            Kind::Refused,
+            format!(
+                "schema \"{schema}\" with OID {oid} is PostgreSQL's own: every database has it, so it is no tenant"
+            ),
+        )
+        .hint("move the tenant's tables into a schema of their own, or delete their rows")),
+        None => Ok(chosen),
+    }
 }
 
-/// Whether a dump holds the chosen schema. One without its OID does if no other has had the name.
-pub fn is_of(holder: &Holder, chosen: &BTreeMap<String, u32>, named: Named<'_>) -> bool {
-    match (holder.oid, chosen.get(&holder.system)) {
-        (Some(oid), Some(chosen)) => oid == *chosen,
-        (None, Some(_)) => named.oid.is_none(),
-        (_, None) => false,
+/// How a dump holds the chosen tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// It has nothing of it.
+    Nothing,
+    /// It and nothing else.
+    Alone,
+    /// Others, too.
+    WithOthers,
+}
+
+/// Judges one database of a dump. A schema or database that has been renamed since is known by its OID and the other name; one without
+/// its OID by its name, if no other schema has had that.
+pub fn holds(dump: &Dumped, chosen: &BTreeMap<String, u32>, named: Named<'_>) -> Holds {
+    let Some(oid) = chosen.get(&dump.system) else {
+        return Holds::Nothing;
+    };
+    let is_chosen = |(name, found): (&String, &Option<u32>)| {
+        let (same_database, same_schema) = (dump.database == named.database, name == named.schema);
+        match found {
+            Some(found) => found == oid && (same_database || same_schema),
+            None => same_database && same_schema && named.oid.is_none(),
+        }
+    };
+    let mut of_tenant = dump.schemas.iter().filter(|schema| is_chosen(*schema));
+    match (of_tenant.next(), &dump.alone) {
+        (None, _) => Holds::Nothing,
+        (Some((name, _)), Some(alone)) if name == alone => Holds::Alone,
+        (Some(_), _) => Holds::WithOthers,
     }
+}
+
+/// The labels of dumps that hold it alone, and with others.
+pub fn holders(
+    dumps: &[Dumped],
+    chosen: &BTreeMap<String, u32>,
+    named: Named<'_>,
+) -> (BTreeSet<DumpLabel>, BTreeSet<DumpLabel>) {
+    let of = |wanted: Holds| {
+        let fits = dumps.iter().filter(|dump| holds(dump, chosen, named) == wanted);
+        fits.map(|dump| dump.label).collect()
+    };
+    (of(Holds::Alone), of(Holds::WithOthers))
 }
 
 #[cfg(test)]
