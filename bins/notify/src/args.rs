@@ -13,15 +13,19 @@ use common::exit;
 #[command(name = "pgkeep-notify", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
 pub struct Args {
     /// Job whose status is told, such as base-backup; may be given several times
-    #[arg(long = "job", value_name = "JOB", required_unless_present_any = ["digest", "test"])]
+    #[arg(long = "job", value_name = "JOB", required_unless_present_any = ["unit", "digest", "test"])]
     pub jobs: Vec<String>,
 
+    /// Unit that has ended, as OnFailure= and OnSuccess= name it: pgkeep-JOB@CLUSTER.service
+    #[arg(long, value_name = "UNIT", conflicts_with_all = ["jobs", "cluster"])]
+    pub unit: Option<String>,
+
     /// Tell how all clusters are
-    #[arg(long, conflicts_with = "jobs")]
+    #[arg(long, conflicts_with_all = ["jobs", "unit"])]
     pub digest: bool,
 
     /// Send a message to everybody who is configured, and fail if one cannot be reached
-    #[arg(long, conflicts_with_all = ["jobs", "digest"])]
+    #[arg(long, conflicts_with_all = ["jobs", "unit", "digest"])]
     pub test: bool,
 
     /// Show what would be sent, and to whom, and send nothing

@@ -5,6 +5,7 @@ mod digest;
 mod event;
 mod message;
 mod send;
+mod unit;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +23,7 @@ use args::Args;
 use digest::Known;
 use event::Told;
 use message::Message;
+use unit::Unit;
 
 fn main() -> ExitCode {
     exit::main(exit::WORK, |args: Args| {
@@ -43,8 +45,13 @@ fn main() -> ExitCode {
         if args.digest {
             return tell_digest(&args, &config);
         }
-        let cluster = args.common.choose(&config)?;
-        tell_jobs(&args, &config, cluster)
+        let Some(name) = &args.unit else {
+            let cluster = args.common.choose(&config)?;
+            return tell_jobs(&args, &config, cluster, &args.jobs, None);
+        };
+        let unit = Unit::parse(name)?;
+        let cluster = config.cluster(Some(&unit.cluster))?;
+        tell_jobs(&args, &config, cluster, std::slice::from_ref(&unit.job), Some(&unit))
     })
 }
 
@@ -100,7 +107,7 @@ fn statuses(state: &Path) -> Vec<Status> {
         .collect()
 }
 
-fn tell_jobs(args: &Args, config: &Config, cluster: &Cluster) -> Result<()> {
+fn tell_jobs(args: &Args, config: &Config, cluster: &Cluster, jobs: &[String], unit: Option<&Unit>) -> Result<()> {
     open::become_owner(cluster)?;
     let now = UtcTime::now();
     let state = config.state_of(cluster);
@@ -110,8 +117,13 @@ fn tell_jobs(args: &Args, config: &Config, cluster: &Cluster) -> Result<()> {
     let memory = state.join("notify.json");
     let mut told = recall(&memory);
     let mut messages = Vec::new();
-    for job in &args.jobs {
-        let Some(status) = Status::read(&Status::path(&config.state_directory, &cluster.name, job))? else {
+    for job in jobs {
+        let left = Status::read(&Status::path(&config.state_directory, &cluster.name, job))?;
+        let status = match unit {
+            Some(unit) => unit::judge(left, unit, unit::failure(&exit::environment), &open::host_name(), now),
+            None => left,
+        };
+        let Some(status) = status else {
             log::warn!("{job} of cluster {} has left no status on this host", cluster.name);
             continue;
         };
