@@ -44,6 +44,13 @@ endif
 # PGKEEP_BENCH_PROFILE=bench links faster, to try a change; figures that are told to others come from release.
 profile := $(or $(PGKEEP_BENCH_PROFILE),release)
 
+.PHONY: packages
+packages: ## Debian packages in target/debian
+	$(install) build packaging
+	cargo build --release --workspace --bins --locked
+	rm -rf target/pages && cargo run --quiet --locked -p pages -- target/pages
+	packaging/build-packages.sh target/release target/pages
+
 .PHONY: bench
 bench: ## side by side with pg_basebackup, cp and pgbackrest (see docs/benchmarks.md)
 	$(install) build servers peers
@@ -53,7 +60,7 @@ bench: ## side by side with pg_basebackup, cp and pgbackrest (see docs/benchmark
 .PHONY: test
 test: ## everything below, within 40 minutes on two cores
 	$(install) build lint servers
-	@$(install) versions clients emulators monitoring || echo 'make: going on; the tests say what they miss'
+	@$(install) versions clients emulators monitoring packaging || echo 'make: going on; the tests say what they miss'
 	@$(rings) lint unit system
 
 .PHONY: lint
@@ -69,13 +76,13 @@ test-unit: ## pure code, store contract, command lines: no server needed
 .PHONY: test-system
 test-system: ## stories with real servers
 	$(install) build servers
-	@$(install) versions clients emulators monitoring || echo 'make: going on; the tests say what they miss'
+	@$(install) versions clients emulators monitoring packaging || echo 'make: going on; the tests say what they miss'
 	@$(rings) system
 
 .PHONY: test-versions
 test-versions: ## of these, the ones that run with each version of PostgreSQL
 	$(install) build servers
-	@$(install) versions clients emulators monitoring || echo 'make: going on; the tests say what they miss'
+	@$(install) versions clients emulators monitoring packaging || echo 'make: going on; the tests say what they miss'
 	@$(rings) versions
 
 # Seconds, and the first seed: a run says which seed each round had.

@@ -11,6 +11,7 @@
 #   clients   programs of PostgreSQL 17 and 18 (pg_verifybackup, pg_dump, pg_waldump, ...) from newer Debian releases
 #   emulators object stores: moto (S3 with versions, storage classes, object lock), Azurite (Azure)
 #   monitoring  promtool, node_exporter, Consul, unpacked: nothing is installed or started
+#   packaging debhelper and lintian, to build packages and look at them; systemd-analyze
 #   peers     what `make bench` compares with: pgbackrest, valgrind
 #
 # Idempotent, and quick when everything is there: package lists are only fetched when a package is missing. Packages and
@@ -221,6 +222,8 @@ make_monitoring() {
 
 monitoring() { beside "$stand/monitoring-1" make_monitoring; }
 
+packaging() { packages debhelper dpkg-dev lintian systemd man-db; }
+
 peers() { packages pgbackrest valgrind; }
 
 # Where the programs of a version are, or will be.
@@ -344,6 +347,7 @@ for what in "${@:-default}"; do
     lint) lint || result=1 ;;
     servers) servers || result=1 ;;
     monitoring) monitoring || result=1 ;;
+    packaging) packaging || result=1 ;;
     peers) peers || result=1 ;;
     emulators) emulators || result=1 ;;
     versions) all_versions || result=1 ;;
@@ -356,7 +360,7 @@ for what in "${@:-default}"; do
         clients || true
         ;;
     *)
-        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, monitoring, peers)"
+        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, monitoring, packaging, peers)"
         exit 2
         ;;
     esac

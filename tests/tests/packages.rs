@@ -1,0 +1,262 @@
+//! The packages: what is in them, what a purge leaves, what systemd and lintian say.
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use common::config::Config;
+use system_tests::Scratch;
+use system_tests::stand::need_program;
+use system_tests::tool::programs;
+
+/// What `systemd-analyze security` may say of a unit at most.
+const EXPOSURE: f64 = 2.0;
+
+/// The packages, built once, and all of them unpacked into one tree.
+struct Packages {
+    _scratch: Scratch,
+    files: Vec<PathBuf>,
+    tree: PathBuf,
+}
+
+fn project(below: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(below)
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+fn said(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn build(into: &Path, pages: &Path) -> Vec<PathBuf> {
+    let built = run(Command::new(project("packaging/build-packages.sh"))
+        .arg(programs())
+        .arg(pages)
+        .env("PGKEEP_DEBIAN", into)
+        .env("SOURCE_DATE_EPOCH", "1790000000"));
+    assert!(built.status.success(), "{}", said(&built));
+    String::from_utf8(built.stdout)
+        .unwrap()
+        .lines()
+        .map(PathBuf::from)
+        .collect()
+}
+
+fn packages() -> Option<&'static Packages> {
+    static BUILT: OnceLock<Option<Packages>> = OnceLock::new();
+    let make = || {
+        need_program("dh")?;
+        let scratch = Scratch::new("packages");
+        let pages = scratch.path("pages");
+        let made = run(Command::new(programs().join("pages")).arg(&pages));
+        assert!(made.status.success(), "{}", said(&made));
+        let files = build(&scratch.path("debian"), &pages);
+        let again = build(&scratch.path("again"), &pages);
+        for (one, other) in files.iter().zip(&again) {
+            assert!(
+                fs::read(one).unwrap() == fs::read(other).unwrap(),
+                "{} differs",
+                one.display()
+            );
+        }
+        let tree = scratch.path("tree");
+        for file in &files {
+            let out = run(Command::new("dpkg-deb").arg("-x").arg(file).arg(&tree));
+            assert!(out.status.success(), "{}", said(&out));
+        }
+        Some(Packages {
+            _scratch: scratch,
+            files,
+            tree,
+        })
+    };
+    BUILT.get_or_init(make).as_ref()
+}
+
+fn contents(package: &Path) -> Vec<String> {
+    let listed = run(Command::new("dpkg-deb").arg("-c").arg(package));
+    let text = String::from_utf8(listed.stdout).unwrap();
+    text.lines()
+        .filter_map(|line| line.split(" ./").nth(1))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(directory).unwrap().flatten();
+    entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn every_program_is_in_one_package_with_its_page() {
+    let Some(packages) = packages() else { return };
+    let mut holders: BTreeMap<String, usize> = BTreeMap::new();
+    for package in &packages.files {
+        for name in contents(package) {
+            if let Some(program) = name.strip_prefix("usr/bin/").filter(|name| !name.is_empty()) {
+                *holders.entry(program.to_owned()).or_default() += 1;
+            }
+            let page = name.strip_prefix("usr/bin/").filter(|name| !name.is_empty());
+            let page = page.map(|program| format!("usr/share/man/man1/{program}.1.gz"));
+            assert!(page.is_none_or(|page| contents(package).contains(&page)), "{name}");
+            let odd = name.starts_with("var/") || name.starts_with("home/");
+            assert!(
+                !odd,
+                "{name}: what a package holds goes with it, and a repository may lie there"
+            );
+        }
+    }
+    let tools: BTreeSet<String> = names(&project("bins"))
+        .into_iter()
+        .filter(|name| name != "common" && !name.contains('.'))
+        .map(|name| format!("pgkeep-{name}"))
+        .collect();
+    assert_eq!(holders.keys().cloned().collect::<BTreeSet<_>>(), tools);
+    assert!(holders.values().all(|count| *count == 1), "{holders:?}");
+}
+
+#[test]
+fn lintian_finds_nothing() {
+    let Some(packages) = packages() else { return };
+    if need_program("lintian").is_none() {
+        return;
+    }
+    let looked = run(Command::new("lintian")
+        .args(["--fail-on", "error,warning", "--allow-root", "--tag-display-limit", "0"])
+        .args(&packages.files));
+    let lines: Vec<String> = said(&looked)
+        .lines()
+        .filter(|line| line.starts_with("E:") || line.starts_with("W:"))
+        .map(str::to_owned)
+        .collect();
+    assert!(looked.status.success() && lines.is_empty(), "{}", said(&looked));
+}
+
+#[test]
+fn units_are_sound_and_hardened() {
+    let Some(packages) = packages() else { return };
+    if need_program("systemd-analyze").is_none() {
+        return;
+    }
+    let directory = packages.tree.join("usr/lib/systemd/system");
+    let mut looked = 0;
+    for name in names(&directory) {
+        let instance = name.replace("@.", "@main.");
+        let kind = name.rsplit('.').next().unwrap_or_default();
+        if !["service", "timer"].contains(&kind) {
+            continue;
+        }
+        looked += 1;
+        if kind == "service" {
+            let scored = run(Command::new("systemd-analyze")
+                .args(["security", "--offline=true", "--root"])
+                .arg(&packages.tree)
+                .arg(&instance));
+            let text = said(&scored);
+            let line = text
+                .lines()
+                .find(|line| line.contains("Overall exposure level"))
+                .unwrap_or_default();
+            let score = line
+                .split(": ")
+                .nth(1)
+                .and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
+            assert!(score.is_some_and(|score| score <= EXPOSURE), "{name}: {text}");
+            let unit = fs::read_to_string(directory.join(&name)).unwrap();
+            let program = unit
+                .split("/usr/bin/")
+                .nth(1)
+                .and_then(|rest| rest.split(' ').next())
+                .unwrap();
+            assert!(
+                packages.tree.join("usr/bin").join(program).is_file(),
+                "{name}: {program}"
+            );
+        }
+        let verified = run(Command::new("systemd-analyze")
+            .args(["verify", &instance])
+            .env("SYSTEMD_UNIT_PATH", format!("{}:", directory.display())));
+        // The programs and pages are not installed here.
+        let complaints: Vec<String> = said(&verified)
+            .lines()
+            .filter(|line| !line.contains("is not executable") && !line.contains("man ") && line.contains("pgkeep"))
+            .map(str::to_owned)
+            .collect();
+        assert!(complaints.is_empty(), "{complaints:?}");
+    }
+    assert!(looked > 15, "only {looked} units were found");
+    for name in names(&directory).iter().filter(|name| name.ends_with(".timer")) {
+        let timer = fs::read_to_string(directory.join(name)).unwrap();
+        let calendar = timer.lines().find_map(|line| line.strip_prefix("OnCalendar="));
+        if let Some(calendar) = calendar {
+            assert!(calendar.ends_with(" UTC"), "{name}: {calendar}");
+            let understood = run(Command::new("systemd-analyze").args(["calendar", calendar]));
+            assert!(understood.status.success(), "{name}: {}", said(&understood));
+        }
+    }
+}
+
+#[test]
+fn the_configuration_to_begin_with_can_be_read_once_its_lines_are_taken() {
+    let path = project("packaging/debian/pgkeep.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let taken = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|first: char| first == '[' || first.is_ascii_lowercase()) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    let whole: Vec<String> = text.lines().map(taken).collect();
+    let config = Config::parse(&path, &whole.join("\n"), &|_| None).unwrap();
+    assert_eq!((config.clusters.len(), config.repositories.len()), (1, 1));
+    // As it is installed it names no cluster: no timer does anything before somebody has said what is backed up.
+    assert!(Config::parse(&path, &text, &|_| None).is_ok_and(|config| config.clusters.is_empty()));
+}
+
+/// Runs a package's postrm with its directories below `root`.
+fn purge(root: &Path) -> Output {
+    let script = fs::read_to_string(project("packaging/debian/pgkeep-common.postrm")).unwrap();
+    let script = script
+        .replace("/var/", &format!("{}/var/", root.display()))
+        .replace("#DEBHELPER#", "");
+    run(Command::new("sh").args(["-c", &script, "postrm", "purge"]))
+}
+
+#[test]
+fn a_purge_leaves_every_repository_wherever_it_lies() {
+    let scratch = Scratch::new("purge");
+    let root = scratch.path("");
+    for below in [
+        "var/lib/pgkeep/main/status",
+        "var/spool/pgkeep/main",
+        "var/backups/pgkeep/main",
+    ] {
+        fs::create_dir_all(root.join(below)).unwrap();
+    }
+    fs::write(root.join("var/lib/pgkeep/main/status/prune.json"), "{}").unwrap();
+    fs::write(root.join("var/backups/pgkeep/main/repository.json"), "{}").unwrap();
+    assert!(purge(&root).status.success());
+    assert!(root.join("var/backups/pgkeep/main/repository.json").is_file());
+    assert!(!root.join("var/lib/pgkeep").exists() && !root.join("var/spool/pgkeep").exists());
+
+    fs::create_dir_all(root.join("var/lib/pgkeep/repository/main/backup/x")).unwrap();
+    fs::write(root.join("var/lib/pgkeep/repository/main/backup/x/backup.json"), "{}").unwrap();
+    let purged = purge(&root);
+    assert!(
+        purged.status.success() && said(&purged).contains("there is a repository in it"),
+        "{}",
+        said(&purged)
+    );
+    assert!(
+        root.join("var/lib/pgkeep/repository/main/backup/x/backup.json")
+            .is_file()
+    );
+}
