@@ -344,7 +344,10 @@ pub fn programs() -> &'static Path {
         let (built, place) = (built_dir(), scratch::programs_dir());
         for entry in fs::read_dir(&built).unwrap().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if (name.starts_with("pgkeep-") || name == "measure" || name == "pages") && !name.contains('.') && entry.path().is_file() {
+            if (name.starts_with("pgkeep-") || name == "measure" || name == "pages")
+                && !name.contains('.')
+                && entry.path().is_file()
+            {
                 let target = place.join(&name);
                 // A fresh clone may lie where postgres cannot look; a link costs nothing, where it is possible.
                 fs::hard_link(entry.path(), &target)

@@ -84,7 +84,7 @@ fn an_erased_tenant_stays_erased() {
         let (moment, others) = (now(cluster), rows(cluster, "shop", "t_3"));
 
         story.step("it is shown first, then recorded, and dumps of it alone go");
-        erase(&story, "t_9").run().expect_code(1).expect_said("--from-backup");
+        erase(&story, "t_9").run().expect_code(2).expect_said("--from-backup");
         let shown = erase(&story, "t_2").arg("--dry-run").run().expect_code(0);
         assert!(shown.stdout.contains("would go: "), "{}", shown.report());
         assert_eq!(tombstones(&story.site.repo().dir), "");

@@ -43,6 +43,7 @@ fn build(into: &Path, pages: &Path) -> Vec<PathBuf> {
         .arg(programs())
         .arg(pages)
         .env("PGKEEP_DEBIAN", into)
+        .env("PGKEEP_DEB_OPTIONS", "-Zgzip -z1")
         .env("SOURCE_DATE_EPOCH", "1790000000"));
     assert!(built.status.success(), "{}", said(&built));
     String::from_utf8(built.stdout)

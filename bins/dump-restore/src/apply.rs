@@ -60,11 +60,17 @@ impl Applying<'_> {
         }
         if chosen.is_empty() {
             let known = counted(erasures.len() as u64, "erasure");
-            text += &format!("nothing to erase: the server has none of the tenants of {known} on record\n");
+            let place = self
+                .into
+                .map_or_else(|| "the server".to_owned(), |into| format!("database {into}"));
+            text += &format!("nothing to erase: {place} has none of the tenants of {known} on record\n");
         }
         text += &self.others_of_that_name(&connect, &erasures)?;
         for found in &others {
-            text += &format!("still there: schema {} of database {}\n", found.schema, found.database);
+            text += &format!(
+                "still there, and not asked for: schema {} of database {}\n",
+                found.schema, found.database
+            );
         }
         if others.is_empty() && !self.dry_run {
             self.remove_script()?;

@@ -96,24 +96,33 @@ pub fn seen_in_dumps(named: Named<'_>, dumps: &[Dumped]) -> Vec<Seen> {
 /// The OID of the schema in each system that has had it; `current` is the system that runs.
 ///
 /// # Errors
-/// `Refused` where several schemas of one system had the name, or it is one of PostgreSQL's own; `NotFound` where none did.
+/// `Refused` where several schemas of one system had the name, or it is one of PostgreSQL's own; `Config` where none did, or none of
+/// them with the OID that is given.
 pub fn choose(named: Named<'_>, seen: &[Seen], current: &str) -> Result<BTreeMap<String, u32>> {
     let mut known: BTreeMap<&str, BTreeMap<u32, &str>> = BTreeMap::new();
     for one in seen.iter().filter(|one| named.oid.is_none_or(|oid| oid == one.oid)) {
         let oids = known.entry(&one.system).or_default();
         oids.entry(one.oid).or_insert(&one.place);
     }
-    if let Some(oid) = named.oid {
-        known.entry(current).or_default().entry(oid).or_insert("--schema-oid");
-    }
     let Named { database, schema, .. } = named;
+    if let Some(oid) = named.oid.filter(|_| known.is_empty()) {
+        // One that was dropped long ago nobody has seen; a digit that is wrong must not pass for that.
+        if let Some(other) = seen.first() {
+            let message = format!(
+                "nobody has seen a schema \"{schema}\" with OID {oid} in database \"{database}\": it has OID {} ({})",
+                other.oid, other.place
+            );
+            return Err(Error::new(Kind::Config, message).hint("without --schema-oid that one is erased"));
+        }
+        known.entry(current).or_default().insert(oid, "--schema-oid");
+    }
     if known.is_empty() {
         return Err(Error::new(
-            Kind::NotFound,
+            Kind::Config,
             format!("neither the server nor a dump has a schema \"{schema}\" in database \"{database}\""),
         )
         .hint(
-            "names are taken as they are. If it was dropped before: pgkeep-dump --from-backup takes a dump of it that tells its OID \
+            "names are taken as they are, and psql -l lists the databases. If it was dropped before: pgkeep-dump --from-backup takes a dump of it that tells its OID \
              and is then erased, or say its OID with --schema-oid",
         ));
     }

@@ -185,7 +185,9 @@ fn one_schema_of_each_system_is_meant_or_nobody_knows_which() {
         "{error}"
     );
     assert_eq!(chosen(Some(20003), &several).unwrap(), [pair("7", 20003)]);
-    assert_eq!(chosen(None, &[]).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(chosen(None, &[]).unwrap_err().kind(), Kind::Config);
+    let wrong = chosen(Some(20009), &several).unwrap_err();
+    assert!(wrong.to_string().contains("it has OID 20001"), "{wrong}");
     assert_eq!(
         chosen(Some(20009), &[]).unwrap(),
         [pair("7", 20009)],
