@@ -243,12 +243,15 @@ fn a_purge_leaves_every_repository_wherever_it_lies() {
         fs::create_dir_all(root.join(below)).unwrap();
     }
     fs::write(root.join("var/lib/pgkeep/main/status/prune.json"), "{}").unwrap();
+    // What a host remembers of a backup is none.
+    fs::write(root.join("var/lib/pgkeep/main/backup.json"), "{}").unwrap();
     fs::write(root.join("var/backups/pgkeep/main/repository.json"), "{}").unwrap();
     assert!(purge(&root).status.success());
     assert!(root.join("var/backups/pgkeep/main/repository.json").is_file());
     assert!(!root.join("var/lib/pgkeep").exists() && !root.join("var/spool/pgkeep").exists());
 
     fs::create_dir_all(root.join("var/lib/pgkeep/repository/main/backup/x")).unwrap();
+    fs::write(root.join("var/lib/pgkeep/repository/main/repository.json"), "{}").unwrap();
     fs::write(root.join("var/lib/pgkeep/repository/main/backup/x/backup.json"), "{}").unwrap();
     let purged = purge(&root);
     assert!(

@@ -400,6 +400,12 @@ impl Restoring<'_> {
             frame: &frame,
         };
         let part = (*wanted != Wanted::Whole).then_some(&part);
+        for one in erased {
+            log::warn!(
+                "the SQL has the rows of tenant {}, which was erased, and drops them at its end: do not keep it longer than it is needed",
+                one.schema
+            );
+        }
         self.write(file, |out| {
             clients.to_sql(&mut source, part, out, u32::MAX)?;
             out.write_all(erased::sql(erased).as_bytes())
