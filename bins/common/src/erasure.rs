@@ -34,6 +34,9 @@ pub fn still_there(
     erasures: &[Erasure],
     within: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<Found>> {
+    if erasures.is_empty() {
+        return Ok(Vec::new());
+    }
     let own = of_system(session.system_id()?, erasures);
     if own.is_empty() {
         return Ok(Vec::new());
