@@ -389,7 +389,10 @@ fn every_disaster_says_what_not_to_do_how_to_check_and_what_follows() {
             assert!(text.contains(part), "{title} has no {part}");
         }
         let (first, _) = text.trim_start().split_once("```").unwrap();
-        assert!(first.contains("**Do not** "), "{title} has a command before what not to do");
+        assert!(
+            first.contains("**Do not** "),
+            "{title} has a command before what not to do"
+        );
     }
 }
 
