@@ -339,6 +339,63 @@ fn every_configuration_shown_can_be_read() {
     assert!(read >= 3, "only {read} configurations were found");
 }
 
+/// The sections of a page, by their headings.
+fn sections(text: &str) -> Vec<(&str, &str)> {
+    let sections = text.split("\n## ").skip(1);
+    sections.map(|section| section.split_once('\n').unwrap()).collect()
+}
+
+#[test]
+fn every_alert_has_its_runbook_and_every_runbook_its_alert() {
+    let rules = fs::read_to_string(root().join("packaging/prometheus/pgkeep.rules.yml")).unwrap();
+    let values = |name: &str| -> Vec<&str> {
+        let lines = rules.lines().map(str::trim);
+        lines.filter_map(|line| line.strip_prefix(name)).collect()
+    };
+    let alerts = values("- alert: ");
+    assert!(alerts.len() > 20, "{alerts:?}");
+    let anchors: Vec<String> = alerts
+        .iter()
+        .map(|alert| format!("docs/runbooks.md#{}", alert.to_lowercase()))
+        .collect();
+    assert_eq!(values("runbook: "), anchors, "each alert leads to its own section");
+    let page = fs::read_to_string(root().join("docs/runbooks.md")).unwrap();
+    let all = sections(&page);
+    let mut titles: Vec<&str> = all.iter().map(|(title, _)| *title).collect();
+    titles.retain(|title| *title != "Before you type");
+    assert_eq!(titles, alerts, "one section for each alert, in the order of the rules");
+    for (title, text) in all.iter().filter(|(title, _)| alerts.contains(title)) {
+        for part in ["**Means:**", "**Lost?**", "**Urgent?**", "**Look", "```sh", "**Over**"] {
+            assert!(text.contains(part), "{title} has no {part}");
+        }
+    }
+}
+
+#[test]
+fn every_disaster_says_what_not_to_do_how_to_check_and_what_follows() {
+    let page = fs::read_to_string(root().join("docs/disasters.md")).unwrap();
+    let general = [
+        "The first five minutes",
+        "Stop retention",
+        "Save the newest WAL",
+        "Check the data",
+        "Afterwards",
+    ];
+    let all = sections(&page);
+    let disasters: Vec<_> = all.iter().filter(|(title, _)| !general.contains(title)).collect();
+    assert!(disasters.len() >= 15, "only {} disasters", disasters.len());
+    for (title, text) in disasters {
+        for part in ["**Do not** ", "```sh", "**Check:**", "**Afterwards:**"] {
+            assert!(text.contains(part), "{title} has no {part}");
+        }
+        let (first, _) = text.trim_start().split_once("```").unwrap();
+        assert!(
+            first.contains("**Do not** "),
+            "{title} has a command before what not to do"
+        );
+    }
+}
+
 /// Messages in the tables of `docs/troubleshooting.md` that are not ours.
 const OF_OTHERS: [&str; 2] = ["command not found", "No space left on device"];
 
