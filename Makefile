@@ -85,6 +85,12 @@ test-versions: ## of these, the ones that run with each version of PostgreSQL
 	@$(install) versions clients emulators monitoring packaging || echo 'make: going on; the tests say what they miss'
 	@$(rings) versions
 
+.PHONY: test-hosts
+test-hosts: ## packages, units, roles and playbooks on hosts that boot (systemd, Patroni, Consul, Prometheus)
+	$(install) build packaging hosts
+	@$(install) emulators monitoring || echo 'make: going on; the tests say what they miss'
+	@PGKEEP_BUDGET=$(or $(PGKEEP_BUDGET),7200) $(rings) hosts
+
 # Seconds, and the first seed: a run says which seed each round had.
 SECONDS_OF_SOAK := $(or $(PGKEEP_SOAK_SECONDS),14400)
 

@@ -13,6 +13,7 @@
 #   monitoring  promtool, node_exporter, Consul, unpacked: nothing is installed or started
 #   packaging debhelper and lintian, to build packages and look at them; systemd-analyze
 #   peers     what `make bench` compares with: pgbackrest, valgrind
+#   hosts     trees of Debian 12 and 13 that boot as hosts of `make test-hosts`, with Patroni and Consul; Ansible
 #
 # Idempotent, and quick when everything is there: package lists are only fetched when a package is missing. Packages and
 # registries come from where the machine has them configured. No cluster is created or started, and existing ones are
@@ -36,6 +37,8 @@ declare -A released=(
 versions=(13 14 15 16 17 18)
 moto=5.2.5
 azurite=3.37.0
+ansible=2.19.14
+ansible_lint=26.10.1
 
 # Debian's releases that have the programs of versions newer than Debian 12's, the first to be tried first.
 declare -A suites=([17]='trixie' [18]='forky sid')
@@ -177,6 +180,7 @@ all_versions() {
 }
 
 # Makes a directory beside its place with the commands that follow, and renames it there, so that it is whole or absent.
+# A tree of a system keeps the modes of its files.
 beside() {
     local where=$1 beside
     shift
@@ -184,7 +188,7 @@ beside() {
     mkdir -p "$stand" && chmod 0755 "$stand" || return 1
     beside=$(mktemp -d "$stand/.new-XXXXXX") || return 1
     if "$@" "$beside" </dev/null >"$log" 2>&1; then
-        chmod -R a+rX "$beside" && touch "$beside/READY" && rm -rf "$where" && mv "$beside" "$where"
+        if [[ ! -d $beside/tree ]]; then chmod -R a+rX "$beside"; fi && chmod 0755 "$beside" && touch "$beside/READY" && rm -rf "$where" && mv "$beside" "$where"
     fi
     rm -rf "$beside"
     if [[ ! -e $where/READY ]]; then
@@ -223,6 +227,9 @@ make_monitoring() {
 monitoring() { beside "$stand/monitoring-1" make_monitoring; }
 
 packaging() { packages debhelper dpkg-dev lintian systemd man-db; }
+
+# shellcheck source=tests/stand/trees.sh
+source "$(dirname "${BASH_SOURCE[0]}")/trees.sh"
 
 peers() { packages pgbackrest valgrind; }
 
@@ -349,6 +356,7 @@ for what in "${@:-default}"; do
     monitoring) monitoring || result=1 ;;
     packaging) packaging || result=1 ;;
     peers) peers || result=1 ;;
+    hosts) hosts || result=1 ;;
     emulators) emulators || result=1 ;;
     versions) all_versions || result=1 ;;
     clients) clients || result=1 ;;
@@ -360,7 +368,7 @@ for what in "${@:-default}"; do
         clients || true
         ;;
     *)
-        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, monitoring, packaging, peers)"
+        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, monitoring, packaging, peers, hosts)"
         exit 2
         ;;
     esac

@@ -1,10 +1,10 @@
 #!/bin/bash
 # Runs rings of tests, one after the other, and adds up what they say.
 #
-#   tests/stand/rings.sh RING...       lint | unit | system | versions | faults
+#   tests/stand/rings.sh RING...       lint | unit | system | versions | faults | hosts
 #
 # A ring that fails does not keep the next ones from running, but it fails the whole. Test programs are told apart by
-# where their source is: bins/*/tests and packaging/*/tests need no server, tests/tests does. Every ring builds the whole
+# where their source is: bins/*/tests and packaging/*/tests need no server, tests/tests does, and tests/hosts/tests boots hosts. Every ring builds the whole
 # workspace, so that all share one build. Logs stay in target/rings.
 # shellcheck disable=SC2317 # a ring is called by its name
 set -uo pipefail
@@ -83,6 +83,13 @@ ring_faults() {
     local chosen
     mapfile -t chosen < <(programs tests/tests/fault*.rs tests/tests/fault*/main.rs)
     some "${chosen[@]}" && tools && cargo_test "${chosen[@]}"
+}
+
+# Each test boots hosts of its own, and waits for them more than it computes.
+ring_hosts() {
+    local chosen
+    mapfile -t chosen < <(programs tests/hosts/tests/*.rs)
+    some "${chosen[@]}" && tools && RUST_TEST_THREADS=2 cargo_test "${chosen[@]}" -- --nocapture
 }
 
 # Prints "passed failed skipped" of a log. A test that skipped itself passed for cargo, but not for us.

@@ -25,6 +25,13 @@ pub struct Args {
     #[arg(long, conflicts_with = "new_history")]
     pub check: bool,
 
+    /// Read the configuration, say what it names, and do nothing else
+    ///
+    /// Neither server nor repository is asked: what manages configurations can try a file before it takes the place of
+    /// the old one. A file that cannot be understood ends with code 2.
+    #[arg(long, conflicts_with_all = ["check", "new_history", "replace", "generate_key", "lifecycle"])]
+    pub check_config: bool,
+
     /// Record that the cluster has a new system identifier, after pg_upgrade or initdb
     ///
     /// Backups and WAL of the former system identifier stay and can be restored.

@@ -25,6 +25,9 @@ fn run(args: args::Args) -> Result<()> {
     }
     let environment = exit::environment;
     let config = args.common.load(&environment)?;
+    if args.check_config {
+        return exit::print(&named(&config));
+    }
     let cluster = args.common.choose(&config)?;
     if args.lifecycle {
         return print_rules(&config, cluster, &args);
@@ -42,6 +45,28 @@ fn run(args: args::Args) -> Result<()> {
         return check::run(&config, cluster, &args, &environment);
     }
     create::run(&config, cluster, &args, UtcTime::now())
+}
+
+/// What a configuration names, in one line.
+fn named(config: &Config) -> String {
+    let list = |names: Vec<&str>| {
+        if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        }
+    };
+    format!(
+        "clusters: {}; repositories: {}\n",
+        list(config.clusters.iter().map(|cluster| cluster.name.as_str()).collect()),
+        list(
+            config
+                .repositories
+                .iter()
+                .map(|repository| repository.name.as_str())
+                .collect()
+        ),
+    )
 }
 
 /// The rules go to stdout, what there is to say about them to stderr.

@@ -20,6 +20,18 @@ fn help_version_and_configuration_are_answered_as_everywhere() {
 }
 
 #[test]
+fn a_configuration_is_tried_before_anything_exists() {
+    let bare = Bare::new("init_check_config");
+    let check = || bare.tool("init").arg("--check-config").run();
+    let ran = check().expect_code(0);
+    assert_eq!(ran.stdout, "clusters: main; repositories: local\n", "{}", ran.report());
+    bare.configure(&bare.text.replace("url =", "ulr ="));
+    check().expect_code(2).expect_said("ulr").expect_said("url");
+    bare.configure("");
+    assert_eq!(check().expect_code(0).stdout, "clusters: none; repositories: none\n");
+}
+
+#[test]
 fn a_key_is_made_once_and_never_overwritten() {
     let bare = Bare::new("init_key");
     let file = bare.scratch.path("identity.txt");
