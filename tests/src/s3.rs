@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -146,21 +147,33 @@ impl S3 {
 
     /// Starts a server on a port, for one that comes back.
     pub fn start_on(root: &Path, port: u16) -> S3 {
-        S3::begin(root, port, None, service(root))
+        S3::begin(root, (Ipv4Addr::LOCALHOST, port).into(), None, service(root))
+    }
+
+    /// Starts a server with this bucket on an address of its own, for other hosts.
+    pub fn start_at(root: &Path, bucket: &str, address: SocketAddr) -> S3 {
+        fs::create_dir_all(root.join(bucket)).unwrap();
+        S3::begin(root, address, None, service(root))
     }
 
     /// The same server on another port (0: one that is free), with rules and a log of its own.
     pub fn door(&self, port: u16) -> S3 {
-        S3::begin(&self.root, port, None, self.service.clone())
+        S3::begin(
+            &self.root,
+            (Ipv4Addr::LOCALHOST, port).into(),
+            None,
+            self.service.clone(),
+        )
     }
 
     /// Starts a server that speaks TLS and shows this certificate.
     pub fn start_tls(root: &Path, bucket: &str, certificate: &Certificate) -> S3 {
         fs::create_dir_all(root.join(bucket)).unwrap();
-        S3::begin(root, 0, Some(certificate.acceptor()), service(root))
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        S3::begin(root, address, Some(certificate.acceptor()), service(root))
     }
 
-    fn begin(root: &Path, port: u16, tls: Option<tokio_rustls::TlsAcceptor>, service: S3Service) -> S3 {
+    fn begin(root: &Path, address: SocketAddr, tls: Option<tokio_rustls::TlsAcceptor>, service: S3Service) -> S3 {
         let state = Arc::new(Mutex::new(State::default()));
         let (stop, stopped) = oneshot::channel();
         let (ready, port_of) = std::sync::mpsc::channel();
@@ -173,7 +186,7 @@ impl S3 {
                 .build()
                 .unwrap();
             runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+                let listener = tokio::net::TcpListener::bind(address).await.unwrap();
                 ready.send(listener.local_addr().unwrap().port()).unwrap();
                 tokio::select! {
                     () = serve(listener, tls, served, state_of) => {}

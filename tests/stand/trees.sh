@@ -9,7 +9,7 @@ ansible_lint=26.10.1
 tree_packages=(systemd systemd-sysv dbus udev iproute2 iputils-ping openssh-server sudo ca-certificates curl
     python3 python3-apt age zstd postgresql)
 # A member of a cluster needs more; only this release has Patroni with etcd as they are wanted.
-member_packages=(patroni etcd-server etcd-client prometheus prometheus-node-exporter)
+member_packages=(patroni python3-etcd etcd-server etcd-client prometheus prometheus-node-exporter)
 
 # Runs a program in a tree, with what apt needs to reach the mirror.
 in_tree() {

@@ -9,7 +9,7 @@ use system_tests::tool::Running;
 use system_tests::wait::wait_until;
 use system_tests::{Ran, Tool};
 
-use crate::lab::{Lab, NETWORK, put, tree};
+use crate::lab::{self, CONTROL, Lab, NAMES, put, tree};
 
 /// A host boots in a second or two; a busy machine takes longer.
 const BOOT: Duration = Duration::from_secs(120);
@@ -32,10 +32,10 @@ pub struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(lab: &Lab, name: &str, release: &str, number: u8) -> Host {
+    pub(crate) fn new(lab: &Lab, name: &str, release: &str) -> Host {
         let place = lab.scratch.path(&format!("hosts/{name}"));
         let upper = place.join("upper");
-        let address = format!("{NETWORK}.{number}");
+        let address = lab::address(name);
         for below in ["upper", "work", "root"] {
             fs::create_dir_all(place.join(below)).unwrap();
         }
@@ -43,15 +43,16 @@ impl Host {
         let network = format!("[Match]\nName=host0\n\n[Network]\nAddress={address}/24\nLinkLocalAddressing=no\n");
         put(&upper.join("etc/systemd/network/10-host0.network"), network, 0o644);
         // Who is who is the same on all, like DNS.
-        let mut hosts = format!("127.0.0.1 localhost\n{NETWORK}.1 control s3.test apt.test\n");
-        for other in 10..20 {
-            let _ = writeln!(hosts, "{NETWORK}.{other} node{other}");
+        let mut hosts = format!("127.0.0.1 localhost\n{CONTROL} control s3.test apt.test\n");
+        for other in NAMES {
+            let _ = writeln!(hosts, "{} {other}", lab::address(other));
         }
-        let _ = writeln!(hosts, "{address} {name}");
         put(&upper.join("etc/hosts"), hosts, 0o644);
         let key = fs::read(lab.scratch.path("ssh_key.pub")).unwrap();
         put(&upper.join("root/.ssh/authorized_keys"), key, 0o600);
         fs::create_dir_all(upper.join("etc/ssh")).unwrap();
+        // Its journal stays with what a failed test leaves.
+        fs::create_dir_all(upper.join("var/log/journal")).unwrap();
         let mount = format!(
             "ssh-keygen -q -A -f {upper}; mount -t overlay overlay -o lowerdir={},upperdir={upper},workdir={} {}",
             tree(release).display(),

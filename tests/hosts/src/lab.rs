@@ -1,11 +1,11 @@
 //! A network of hosts, and the machine that looks after them.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, setns};
 use system_tests::account::is_root;
 use system_tests::stand::{self, need_program};
 use system_tests::tool::Running;
@@ -16,6 +16,8 @@ use crate::Host;
 
 /// The network's addresses; the machine that looks after the hosts has the first.
 pub const NETWORK: &str = "10.77.0";
+/// The hosts that there can be; the first has the address ending in 10.
+pub const NAMES: [&str; 8] = ["db1", "db2", "db3", "mon", "repo", "restore", "new1", "new2"];
 /// What the machine runs on the network is there.
 pub const CONTROL: &str = "10.77.0.1";
 
@@ -30,7 +32,6 @@ pub struct Lab {
     pub scratch: Scratch,
     anchor: Option<Running>,
     cgroup: PathBuf,
-    hosts: AtomicU8,
 }
 
 impl Lab {
@@ -82,7 +83,6 @@ impl Lab {
             scratch,
             anchor: Some(anchor),
             cgroup,
-            hosts: AtomicU8::new(10),
         };
         wait_until("the network of the hosts", PATIENCE, || {
             lab.scratch.path("ready").exists()
@@ -115,10 +115,19 @@ impl Lab {
         self.tool("bash").args(["-euc", script]).run().expect_code(0)
     }
 
-    /// A fresh host of this release, booted: its name leads to it on every host of the network.
+    /// Does something in the hosts' network: what it listens on, hosts reach.
+    pub fn within<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
+        let network = File::open(format!("/proc/{}/ns/net", self.anchor())).unwrap();
+        let inside = || {
+            setns(network, CloneFlags::CLONE_NEWNET).unwrap();
+            what()
+        };
+        std::thread::scope(|scope| scope.spawn(inside).join().unwrap())
+    }
+
+    /// A fresh host of this release, booted. Its name is one of [`NAMES`] and leads to it on every host.
     pub fn host(&self, name: &str, release: &str) -> Host {
-        let number = self.hosts.fetch_add(1, Ordering::Relaxed);
-        let host = Host::new(self, name, release, number);
+        let host = Host::new(self, name, release);
         host.boot();
         host
     }
@@ -145,6 +154,15 @@ impl Drop for Lab {
             anchor.kill9();
         }
     }
+}
+
+/// The address of a host.
+pub fn address(name: &str) -> String {
+    let place = NAMES.iter().position(|one| *one == name);
+    format!(
+        "{NETWORK}.{}",
+        10 + place.unwrap_or_else(|| panic!("{name} is none of {NAMES:?}"))
+    )
 }
 
 /// Where the tree of a release is.

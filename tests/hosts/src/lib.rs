@@ -16,8 +16,10 @@
 pub mod archive;
 pub mod host;
 pub mod lab;
+pub mod members;
 pub mod words;
 
 pub use archive::Archive;
 pub use host::Host;
 pub use lab::Lab;
+pub use members::Members;
