@@ -54,11 +54,16 @@ make_tree() {
 
 make_ansible() { python3 -m venv "$1" && "$1/bin/python" -m pip install -q "ansible-core==$ansible" "ansible-lint==$ansible_lint"; }
 
+# settle DIRECTORY: the programs of a virtual environment name its place, and it was made beside that.
+settle() {
+    grep -lI '^#!.*/bin/python' "$1"/bin/* | xargs -r sed -i "1s|^#!.*/bin/python|#!$1/bin/python|"
+}
+
 hosts() {
     local result=0
     packages debootstrap systemd-container iproute2 openssh-client python3-venv gnupg apt-utils curl || return 1
     beside "$stand/tree-bookworm-1" make_tree bookworm || result=1
     beside "$stand/tree-trixie-1" make_tree trixie || result=1
-    beside "$stand/ansible-$ansible" make_ansible || result=1
+    beside "$stand/ansible-$ansible" make_ansible && settle "$stand/ansible-$ansible" || result=1
     return $result
 }

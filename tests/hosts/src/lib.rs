@@ -13,12 +13,14 @@
 // A helper that cannot go on fails the test that called it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+pub mod ansible;
 pub mod archive;
 pub mod host;
 pub mod lab;
 pub mod members;
 pub mod words;
 
+pub use ansible::Ansible;
 pub use archive::Archive;
 pub use host::Host;
 pub use lab::Lab;
