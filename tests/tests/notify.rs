@@ -1,109 +1,48 @@
 //! Whoever is configured is told; whoever cannot be reached costs the job nothing.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use system_tests::s3::Certificate;
 use system_tests::wait::{PATIENCE, wait_until};
-use system_tests::{Bare, Ran, Scratch, account};
+use system_tests::{Bare, Ran, Scratch, Sink, account};
 
-/// A server that takes what comes and keeps it.
-struct Sink {
-    port: u16,
-    taken: Arc<Mutex<Vec<String>>>,
+/// Speaks SMTP; `recipient` is the answer to RCPT. Keeps envelopes and mails.
+fn smtp(recipient: &'static str) -> Sink {
+    Sink::start(move |mut stream| {
+        stream.write_all(b"220 sink\r\n").ok()?;
+        match converse(&mut stream, recipient, false)? {
+            Said::All(kept) => Some(kept),
+            Said::StartTls(_) => None,
+        }
+    })
 }
 
-impl Sink {
-    fn start(serve: impl Fn(TcpStream) -> Option<String> + Send + 'static) -> Sink {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let taken = Arc::new(Mutex::new(Vec::new()));
-        let keep = Arc::clone(&taken);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if let Some(text) = serve(stream) {
-                    keep.lock().unwrap().push(text);
-                }
-            }
-        });
-        Sink { port, taken }
-    }
-
-    /// Answers each request with this status; keeps the first line and the body.
-    fn http(answer: &'static str) -> Sink {
-        Sink::start(move |stream| {
-            let mut reader = BufReader::new(stream);
-            let mut first = String::new();
-            reader.read_line(&mut first).ok()?;
-            let mut length = 0;
-            loop {
-                let mut line = String::new();
-                reader.read_line(&mut line).ok()?;
-                if line.trim().is_empty() {
-                    break;
-                }
-                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                    length = value.trim().parse().ok()?;
-                }
-            }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).ok()?;
-            let answer = format!("HTTP/1.1 {answer}\r\ncontent-length: 5\r\nconnection: close\r\n\r\nno_ok");
-            reader.get_mut().write_all(answer.as_bytes()).ok()?;
-            Some(format!("{}\n{}", first.trim(), String::from_utf8(body).ok()?))
-        })
-    }
-
-    /// Speaks SMTP; `recipient` is the answer to RCPT. Keeps envelopes and mails.
-    fn smtp(recipient: &'static str) -> Sink {
-        Sink::start(move |mut stream| {
+/// The same with TLS, from the first byte on or when asked for.
+fn smtp_over_tls(certificate: &Certificate, from_the_start: bool) -> Sink {
+    let config = certificate.server();
+    Sink::start(move |mut stream| {
+        let mut before = String::new();
+        if !from_the_start {
             stream.write_all(b"220 sink\r\n").ok()?;
-            match converse(&mut stream, recipient, false)? {
-                Said::All(kept) => Some(kept),
-                Said::StartTls(_) => None,
+            match converse(&mut stream, "250 yes", true)? {
+                Said::StartTls(kept) => before = kept,
+                Said::All(kept) => return Some(format!("IN CLEAR\n{kept}")),
             }
-        })
-    }
-
-    /// The same with TLS, from the first byte on or when asked for.
-    fn smtp_over_tls(certificate: &Certificate, from_the_start: bool) -> Sink {
-        let config = certificate.server();
-        Sink::start(move |mut stream| {
-            let mut before = String::new();
-            if !from_the_start {
-                stream.write_all(b"220 sink\r\n").ok()?;
-                match converse(&mut stream, "250 yes", true)? {
-                    Said::StartTls(kept) => before = kept,
-                    Said::All(kept) => return Some(format!("IN CLEAR\n{kept}")),
-                }
-            }
-            let connection = rustls::ServerConnection::new(Arc::clone(&config)).ok()?;
-            let mut stream = rustls::StreamOwned::new(connection, stream);
-            if from_the_start {
-                stream.write_all(b"220 sink\r\n").ok()?;
-            }
-            match converse(&mut stream, "250 yes", false)? {
-                Said::All(kept) => Some(format!("{before}TLS\n{kept}")),
-                Said::StartTls(_) => None,
-            }
-        })
-    }
-
-    fn taken(&self) -> Vec<String> {
-        self.taken.lock().unwrap().clone()
-    }
-
-    /// A mail is kept a moment after its sender has gone.
-    fn expect(&self, count: usize) {
-        wait_until("all is taken", PATIENCE, || self.taken().len() == count);
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/secret-path", self.port)
-    }
+        }
+        let connection = rustls::ServerConnection::new(Arc::clone(&config)).ok()?;
+        let mut stream = rustls::StreamOwned::new(connection, stream);
+        if from_the_start {
+            stream.write_all(b"220 sink\r\n").ok()?;
+        }
+        match converse(&mut stream, "250 yes", false)? {
+            Said::All(kept) => Some(format!("{before}TLS\n{kept}")),
+            Said::StartTls(_) => None,
+        }
+    })
 }
 
 /// How a conversation ended.
@@ -199,7 +138,7 @@ fn slack_a_webhook_and_mail_are_told_of_a_failure_once_and_of_its_end() {
     let (slack, hook, mail, heart) = (
         Sink::http("200 OK"),
         Sink::http("204 No Content"),
-        Sink::smtp("250 yes"),
+        smtp("250 yes"),
         Sink::http("200 OK"),
     );
     let bare = host(
@@ -292,7 +231,7 @@ fn slack_a_webhook_and_mail_are_told_of_a_failure_once_and_of_its_end() {
 fn whoever_is_down_refuses_or_hangs_keeps_nobody_from_being_told_and_fails_nothing() {
     let good = Sink::http("200 OK");
     let refusing = Sink::http("500 Internal Server Error");
-    let unwilling = Sink::smtp("550 nobody of that name");
+    let unwilling = smtp("550 nobody of that name");
     let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
     let down = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -410,7 +349,7 @@ fn mail_goes_over_tls_and_not_to_a_server_that_nobody_vouches_for() {
     let scratch = Scratch::new("notify_tls");
     let certificate = Certificate::make(&scratch.path("certificates"));
     for (tls, from_the_start) in [("always", true), ("starttls", false)] {
-        let sink = Sink::smtp_over_tls(&certificate, from_the_start);
+        let sink = smtp_over_tls(&certificate, from_the_start);
         let settings = format!(
             "[notify.mail]\nkind = \"smtp\"\nserver = \"127.0.0.1:{}\"\ntls = \"{tls}\"\nfrom = \"a@example.com\"\nto = [\"b@example.com\"]\n",
             sink.port
@@ -445,7 +384,7 @@ fn mail_goes_over_tls_and_not_to_a_server_that_nobody_vouches_for() {
         assert!(!before.contains("MAIL FROM") && after.contains("MAIL FROM"), "{text}");
     }
     // A server that offers none gets nothing.
-    let clear = Sink::smtp("250 yes");
+    let clear = smtp("250 yes");
     let bare = host(
         "notify_clear",
         &format!(
