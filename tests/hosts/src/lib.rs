@@ -18,6 +18,7 @@ pub mod archive;
 pub mod host;
 pub mod lab;
 pub mod members;
+pub mod site;
 pub mod words;
 
 pub use ansible::Ansible;
@@ -25,3 +26,4 @@ pub use archive::Archive;
 pub use host::Host;
 pub use lab::Lab;
 pub use members::Members;
+pub use site::Site;
