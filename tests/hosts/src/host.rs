@@ -23,8 +23,8 @@ pub struct Host {
     pub address: String,
     /// The release it runs.
     pub release: String,
-    upper: PathBuf,
-    root: PathBuf,
+    place: PathBuf,
+    key: Vec<u8>,
     cgroup: PathBuf,
     anchor: u32,
     log: PathBuf,
@@ -34,13 +34,32 @@ pub struct Host {
 impl Host {
     pub(crate) fn new(lab: &Lab, name: &str, release: &str) -> Host {
         let place = lab.scratch.path(&format!("hosts/{name}"));
-        let upper = place.join("upper");
-        let address = lab::address(name);
+        let host = Host {
+            name: name.to_owned(),
+            address: lab::address(name),
+            release: release.to_owned(),
+            key: fs::read(lab.scratch.path("ssh_key.pub")).unwrap(),
+            cgroup: lab.cgroup().join(name),
+            anchor: lab.anchor(),
+            log: place.join("console"),
+            container: std::sync::Mutex::new(None),
+            place,
+        };
+        host.install();
+        host
+    }
+
+    /// Lays what makes it this host over the tree of its release.
+    fn install(&self) {
+        let upper = self.place.join("upper");
         for below in ["upper", "work", "root"] {
-            fs::create_dir_all(place.join(below)).unwrap();
+            fs::create_dir_all(self.place.join(below)).unwrap();
         }
-        put(&upper.join("etc/hostname"), format!("{name}\n"), 0o644);
-        let network = format!("[Match]\nName=host0\n\n[Network]\nAddress={address}/24\nLinkLocalAddressing=no\n");
+        put(&upper.join("etc/hostname"), format!("{}\n", self.name), 0o644);
+        let network = format!(
+            "[Match]\nName=host0\n\n[Network]\nAddress={}/24\nLinkLocalAddressing=no\n",
+            self.address
+        );
         put(&upper.join("etc/systemd/network/10-host0.network"), network, 0o644);
         // Who is who is the same on all, like DNS.
         let mut hosts = format!("127.0.0.1 localhost\n{CONTROL} control s3.test apt.test\n");
@@ -48,30 +67,32 @@ impl Host {
             let _ = writeln!(hosts, "{} {other}", lab::address(other));
         }
         put(&upper.join("etc/hosts"), hosts, 0o644);
-        let key = fs::read(lab.scratch.path("ssh_key.pub")).unwrap();
-        put(&upper.join("root/.ssh/authorized_keys"), key, 0o600);
+        put(&upper.join("root/.ssh/authorized_keys"), &self.key, 0o600);
         fs::create_dir_all(upper.join("etc/ssh")).unwrap();
         // Its journal stays with what a failed test leaves.
         fs::create_dir_all(upper.join("var/log/journal")).unwrap();
         let mount = format!(
-            "ssh-keygen -q -A -f {upper}; mount -t overlay overlay -o lowerdir={},upperdir={upper},workdir={} {}",
-            tree(release).display(),
-            place.join("work").display(),
-            place.join("root").display(),
+            "ssh-keygen -q -A -f {upper}; mount -t overlay overlay -o lowerdir={tree},upperdir={upper},workdir={work} {root}",
+            tree = tree(&self.release).display(),
+            work = self.place.join("work").display(),
+            root = self.root().display(),
             upper = upper.display(),
         );
-        lab.run(&mount);
-        Host {
-            name: name.to_owned(),
-            address,
-            release: release.to_owned(),
-            root: place.join("root"),
-            cgroup: lab.cgroup().join(name),
-            anchor: lab.anchor(),
-            log: place.join("console"),
-            container: std::sync::Mutex::new(None),
-            upper,
-        }
+        self.outside("bash").args(["-euc", &mount]).run().expect_code(0);
+    }
+
+    fn root(&self) -> PathBuf {
+        self.place.join("root")
+    }
+
+    /// The machine is gone, with its disk; one as fresh as it once was takes its name and place.
+    pub fn replace(&self) {
+        self.power_cut();
+        let place = self.place.display();
+        let script = format!("umount {place}/root; rm -rf {place}/upper {place}/work");
+        self.outside("bash").args(["-euc", &script]).run().expect_code(0);
+        self.install();
+        self.boot();
     }
 
     /// Boots it and waits until systemd has started what it starts.
@@ -82,7 +103,7 @@ impl Host {
              --timezone=off >> {log} 2>&1",
             group = self.cgroup.display(),
             name = self.name,
-            root = self.root.display(),
+            root = self.root().display(),
             log = self.log.display(),
         );
         let container = self.outside("bash").args(["-c", &script]).spawn();
@@ -158,11 +179,6 @@ impl Host {
     pub fn write(&self, path: &str, text: &str) {
         let script = format!("mkdir -p $(dirname {path}) && cat > {path}");
         self.shell(&script).stdin(text).run().expect_code(0);
-    }
-
-    /// What was written on it since it was made, below `path`.
-    pub fn upper(&self, path: &str) -> PathBuf {
-        self.upper.join(path.trim_start_matches('/'))
     }
 
     fn outside(&self, program: &str) -> Tool {

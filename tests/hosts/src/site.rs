@@ -157,7 +157,7 @@ impl<'lab> Site<'lab> {
             "pgkeep_restore_host_secrets": {"s3.credentials": credentials},
             "pgkeep_consul_intervals": {"pgkeep-age": "3s", "pgkeep-archive": "3s", "pgkeep-restore-test": "3s"},
             "pgkeep_prometheus_rules_source": rules,
-            "pgkeep_restore_host_tests": {"main": {"assert": {"last": {"sql": "SELECT max(n) FROM kept", "at_least": 1000}}}},
+            "pgkeep_restore_host_tests": {"assert": {"last": {"sql": "SELECT max(n) FROM kept", "at_least": 1000}}},
             "pgkeep_sql_checks": [{"sql": "SELECT count(*) > 0 FROM kept"}],
         });
         let (hosts, mon) = (json!({"db1": {}, "db2": {}, "db3": {}}), json!({"mon": {}}));
@@ -177,6 +177,23 @@ impl<'lab> Site<'lab> {
 
     fn all(&self) -> Vec<&Host> {
         self.members.hosts.iter().chain([&self.watch]).collect()
+    }
+
+    /// Runs the checks as their timers do, and waits until everything that watches agrees that all is well.
+    pub fn all_is_well(&self) {
+        let ended = self.everywhere("pgkeep-check@main.service");
+        assert!(ended.iter().all(|result| result == "success"), "{ended:?}");
+        for check in ["pgkeep-age", "pgkeep-archive"] {
+            self.wait_consul(check, "passing");
+        }
+        for alert in [
+            "PgkeepArchiveCritical",
+            "PgkeepWalGap",
+            "PgkeepBackupAbsent",
+            "PgkeepBackupFailed",
+        ] {
+            self.wait_alert(alert, false);
+        }
     }
 
     /// The committed backups of the repository, oldest first, as the host that tests restores sees them.

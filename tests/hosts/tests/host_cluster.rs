@@ -48,23 +48,6 @@ fn next_run_is_right(site: &Site<'_>) {
     }
 }
 
-/// Checks, timers' jobs and whoever watches agree that all is well.
-fn all_is_well(site: &Site<'_>) {
-    let ended = site.everywhere("pgkeep-check@main.service");
-    assert!(ended.iter().all(|result| result == "success"), "{ended:?}");
-    for check in ["pgkeep-age", "pgkeep-archive"] {
-        site.wait_consul(check, "passing");
-    }
-    for alert in [
-        "PgkeepArchiveCritical",
-        "PgkeepWalGap",
-        "PgkeepBackupAbsent",
-        "PgkeepBackupFailed",
-    ] {
-        site.wait_alert(alert, false);
-    }
-}
-
 #[test]
 fn a_cluster_is_given_pgkeep_and_lives_on() {
     let Some(lab) = Lab::need("cluster", &["trixie"]) else {
@@ -94,7 +77,7 @@ fn a_cluster_is_given_pgkeep_and_lives_on() {
         assert_eq!((counts.changed, counts.failed), (0, 0), "{name}");
     }
     next_run_is_right(&site);
-    all_is_well(&site);
+    site.all_is_well();
 
     // Another member leads in the middle of a backup.
     members.sql("INSERT INTO kept VALUES (1001)");
@@ -111,7 +94,7 @@ fn a_cluster_is_given_pgkeep_and_lives_on() {
     assert_eq!(site.labels(), before, "no backup comes of it");
     old.run("systemctl stop pgkeep-full-backup@main.service");
     next_run_is_right(&site);
-    all_is_well(&site);
+    site.all_is_well();
 
     // The leader loses power in the middle of a backup.
     members.sql("INSERT INTO kept VALUES (1002)");
@@ -129,12 +112,12 @@ fn a_cluster_is_given_pgkeep_and_lives_on() {
     old.boot();
     members.wait_well();
     next_run_is_right(&site);
-    all_is_well(&site);
+    site.all_is_well();
 
     // From the first backup on WAL goes through all timelines, without a gap, to what was written last.
     members.sql("INSERT INTO kept VALUES (1004)");
     members.sql("SELECT pg_switch_wal()");
-    all_is_well(&site);
+    site.all_is_well();
     let first = &site.labels()[0];
     let tested = site
         .watch

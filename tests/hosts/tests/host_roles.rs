@@ -40,7 +40,9 @@ fn identity(lab: &Lab) -> (String, String) {
 
 /// Files that are newer than the marker of [`mark`], where a role might write.
 fn touched(host: &Host) -> String {
-    host.ask("find /etc /usr /srv /opt /var/lib/dpkg /var/lib/pgkeep /var/spool -xdev -newer /root/mark 2>/dev/null || true")
+    host.ask(
+        "find /etc /usr /srv /opt /var/lib/dpkg /var/lib/pgkeep /var/spool -xdev -newer /root/mark 2>/dev/null || true",
+    )
 }
 
 fn mark(host: &Host) {

@@ -1,0 +1,76 @@
+//! What breaks is told, in Consul, by alerts and by a message, and all of them are silent again when it is mended.
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
+
+use host_tests::Lab;
+use host_tests::site::{LONG, ROOM, SITE, Site};
+use system_tests::wait::wait_until;
+
+/// Runs backup and checks as their timers do, and waits until Consul, Prometheus and a message say that something is wrong.
+fn is_told(site: &Site<'_>, alert: &str) {
+    let before = site.sink.taken().len();
+    let leader = site.members.wait_leader();
+    // Something has to go to the repository.
+    leader.sql("INSERT INTO kept SELECT generate_series(1, 200000)");
+    leader.sql("SELECT pg_switch_wal()");
+    leader.run("systemctl start --no-block pgkeep-full-backup@main.service");
+    leader.shell("systemctl start pgkeep-check@main.service").run();
+    wait_until("a check is critical in Consul", LONG, || {
+        site.consul("pgkeep-archive").iter().any(|state| state == "critical")
+    });
+    site.wait_alert("PgkeepArchiveCritical", true);
+    site.wait_alert(alert, true);
+    site.wait_message(before, "check-archive");
+}
+
+/// After it was mended: a backup is taken, and everybody says that all is well.
+fn is_mended(site: &Site<'_>) {
+    let before = site.sink.taken().len();
+    let labels = site.labels().len();
+    let leader = site.members.wait_leader();
+    leader.run("systemctl stop pgkeep-full-backup@main.service; systemctl reset-failed 'pgkeep-*' || true");
+    leader.run("systemctl start pgkeep-full-backup@main.service");
+    assert_eq!(site.labels().len(), labels + 1);
+    site.all_is_well();
+    site.wait_message(before, "recover");
+}
+
+#[test]
+fn what_breaks_is_told_and_what_is_mended_too() {
+    let Some(lab) = Lab::need("broken", &["trixie"]) else {
+        return;
+    };
+    let Some(mut site) = Site::need(&lab) else { return };
+    // A backup is old after two minutes here.
+    let options = "{\"pgkeep_consul_options\": {\"pgkeep-age\": {\"warning\": \"90s\", \"critical\": \"2m\"}, \
+                   \"pgkeep-restore-test\": {\"warning\": \"8d\", \"critical\": \"10d\"}}}";
+    site.members.sql("CREATE TABLE kept (n integer)");
+    site.members.sql("INSERT INTO kept VALUES (1)");
+    site.ansible.run(SITE, &["-e", options]);
+    site.members.wait_well();
+    site.all_is_well();
+
+    println!("the store is away");
+    site.store_goes_down();
+    is_told(&site, "PgkeepBackupFailed");
+    site.wait_consul("pgkeep-age", "critical");
+    site.store_comes_up();
+    is_mended(&site);
+
+    println!("the repository is full");
+    let used = lab
+        .run(&format!("du -sk {} | cut -f 1", lab.scratch.path("s3").display()))
+        .stdout;
+    let used: u32 = used.trim().parse().unwrap();
+    site.room.resize(used + 64);
+    is_told(&site, "PgkeepBackupFailed");
+    site.room.resize(ROOM);
+    is_mended(&site);
+
+    println!("the key is missing");
+    let leader = site.members.wait_leader();
+    leader.run("mv /etc/pgkeep/identity.txt /root/");
+    is_told(&site, "PgkeepBackupFailed");
+    let leader = site.members.wait_leader();
+    leader.run("mv /root/identity.txt /etc/pgkeep/");
+    is_mended(&site);
+}
