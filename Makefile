@@ -60,7 +60,7 @@ bench: ## side by side with pg_basebackup, cp and pgbackrest (see docs/benchmark
 .PHONY: test
 test: ## everything below, within 40 minutes on two cores
 	$(install) build lint servers
-	@$(install) versions clients emulators monitoring packaging || echo 'make: going on; the tests say what they miss'
+	@$(install) versions clients emulators monitoring packaging homes || echo 'make: going on; the tests say what they miss'
 	@$(rings) lint unit system
 
 .PHONY: lint
@@ -76,13 +76,13 @@ test-unit: ## pure code, store contract, command lines: no server needed
 .PHONY: test-system
 test-system: ## stories with real servers
 	$(install) build servers
-	@$(install) versions clients emulators monitoring packaging || echo 'make: going on; the tests say what they miss'
+	@$(install) versions clients emulators monitoring packaging homes || echo 'make: going on; the tests say what they miss'
 	@$(rings) system
 
 .PHONY: test-versions
 test-versions: ## of these, the ones that run with each version of PostgreSQL
 	$(install) build servers
-	@$(install) versions clients emulators monitoring packaging || echo 'make: going on; the tests say what they miss'
+	@$(install) versions clients emulators monitoring packaging homes || echo 'make: going on; the tests say what they miss'
 	@$(rings) versions
 
 .PHONY: test-hosts

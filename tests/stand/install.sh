@@ -12,6 +12,7 @@
 #   emulators object stores: moto (S3 with versions, storage classes, object lock), Azurite (Azure)
 #   monitoring  promtool, node_exporter, Consul, unpacked: nothing is installed or started
 #   packaging debhelper and lintian, to build packages and look at them; systemd-analyze
+#   homes     what reads the examples for containers: docker-compose, the schemas of Kubernetes, unpacked
 #   peers     what `make bench` compares with: pgbackrest, valgrind
 #   hosts     trees of Debian 12 and 13 that boot as hosts of `make test-hosts`, with Patroni and Consul; Ansible
 #
@@ -37,8 +38,7 @@ declare -A released=(
 versions=(13 14 15 16 17 18)
 moto=5.2.5
 azurite=3.37.0
-ansible=2.19.14
-ansible_lint=26.10.1
+kubernetes=1.37.0
 
 # Debian's releases that have the programs of versions newer than Debian 12's, the first to be tried first.
 declare -A suites=([17]='trixie' [18]='forky sid')
@@ -226,6 +226,20 @@ make_monitoring() {
 
 monitoring() { beside "$stand/monitoring-1" make_monitoring; }
 
+# Compose reads a file without an engine; it is one program that needs nothing besides.
+make_homes() {
+    local new="$1/trixie"
+    python3 -m venv "$1" && "$1/bin/python" -m pip install -q "kubernetes-validate==$kubernetes" || return 1
+    mkdir "$new" && other_release trixie "$new" && unpack_packages "$new" docker-compose || return 1
+    mv "$new/tree/usr/libexec/docker/cli-plugins/docker-compose" "$1/bin/" && rm -rf "$new"
+    "$1/bin/docker-compose" version
+}
+
+homes() {
+    packages python3-venv util-linux || return 1
+    beside "$stand/homes-1" make_homes
+}
+
 packaging() { packages debhelper dpkg-dev lintian systemd man-db; }
 
 # shellcheck source=tests/stand/trees.sh
@@ -355,6 +369,7 @@ for what in "${@:-default}"; do
     servers) servers || result=1 ;;
     monitoring) monitoring || result=1 ;;
     packaging) packaging || result=1 ;;
+    homes) homes || result=1 ;;
     peers) peers || result=1 ;;
     hosts) hosts || result=1 ;;
     emulators) emulators || result=1 ;;
@@ -368,7 +383,7 @@ for what in "${@:-default}"; do
         clients || true
         ;;
     *)
-        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, monitoring, packaging, peers, hosts)"
+        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, monitoring, packaging, homes, peers, hosts)"
         exit 2
         ;;
     esac

@@ -186,3 +186,20 @@ fn a_killed_one_starts_no_server_and_is_run_again() {
     restored.wait_promoted(system_tests::wait::PATIENCE);
     assert_eq!(restored.checksum("postgres"), expected);
 }
+
+/// In every cluster pg_multixact/members/0000 is a page of zeros.
+#[test]
+fn a_file_that_is_missing_comes_back_whole_even_where_it_ends_in_zeros() {
+    let Some(server) = Server::need(15) else { return };
+    let story = Story::begin("delta_zeros", &server, Options::default());
+    story
+        .cluster
+        .sql("CREATE TABLE kept AS SELECT generate_series(1, 20000) AS n");
+    story.backup();
+    let expected = story.cluster.checksum("postgres");
+    story.archive_all();
+    let fresh = story.promoted("fresh", &["--delta"]);
+    assert_eq!(fresh.checksum("postgres"), expected);
+    let zeros = fs::read(fresh.data().join("pg_multixact/members/0000")).unwrap();
+    assert!(!zeros.is_empty() && zeros.iter().all(|byte| *byte == 0));
+}

@@ -44,7 +44,7 @@ impl Unit {
     }
 }
 
-/// How systemd says that it failed; nothing if it did not, or nobody says.
+/// How systemd, or who stands in for it, says that it failed; nothing if it did not, or nobody says.
 pub fn failure(environment: Environment<'_>) -> Option<String> {
     let of = |name: &str| environment(name).filter(|value| !value.is_empty());
     let result = of("MONITOR_SERVICE_RESULT").filter(|result| result != "success")?;
@@ -53,7 +53,7 @@ pub fn failure(environment: Environment<'_>) -> Option<String> {
         format!(" ({code} {status})")
     });
     Some(format!(
-        "systemd says: {result}{status}; the journal of the unit has more"
+        "it ended with {result}{status}, and left no word of its own; the journal, or the log, has more"
     ))
 }
 

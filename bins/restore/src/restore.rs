@@ -171,10 +171,12 @@ impl Prepared<'_> {
                 }
                 Node::File(file) => {
                     let is_there = delta && path.is_file();
-                    if is_there {
-                        fit_file(&path, file.size)?;
-                    } else if file.ranges.is_empty() {
+                    if !is_there && (delta || file.ranges.is_empty()) {
                         create_file(&path)?;
+                    }
+                    if delta {
+                        // What ends in zeros is there as far as its digests say, and nothing would be written.
+                        fit_file(&path, file.size)?;
                     }
                     if entry.path.starts_with(b"extra/") {
                         // Only what lies below extra_paths has directories of its own in the backup.
