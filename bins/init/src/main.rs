@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use common::config::{Cluster, Config, Location};
 use common::error::{Error, Kind, Result};
 use common::exit;
+use common::open;
 use common::time::UtcTime;
 
 fn main() -> ExitCode {
@@ -29,15 +30,7 @@ fn run(args: args::Args) -> Result<()> {
     if args.lifecycle {
         return print_rules(&config, cluster, &args);
     }
-    if let Some(note) = cluster
-        .data_directory
-        .as_deref()
-        .map(common::process::become_owner_of)
-        .transpose()?
-        .flatten()
-    {
-        log::info!("{note}");
-    }
+    open::become_owner(cluster)?;
     if args.check {
         return check::run(&config, cluster, &args, &environment);
     }
