@@ -279,6 +279,7 @@ fn started_as_root_without_a_data_directory_every_tool_becomes_postgres_and_says
             ("prune", &["--dry-run"], 0),
             ("prune", &[], 0),
             ("check-age", &["-v"], 2),
+            ("check-archive", &["-v"], 0),
             ("restore", &["--to", &restored], 1),
             ("restore-test", &[], 1),
             ("dump-restore", &[label, "--list"], 1),

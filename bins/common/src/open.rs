@@ -1,4 +1,5 @@
-//! The only place that picks a store and a codec: configuration in, repositories out.
+//! The only place that picks a store and a codec: configuration in, repositories out. Also what else depends on a cluster's configuration
+//! and repositories alike: whom to run as, and what is kept of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +8,10 @@ use nix::unistd::Uid;
 
 use crate::codec::{Opening, Recipients, Sealing};
 use crate::config::{Cluster, Config, Location, RepositorySettings};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, chain};
 use crate::process;
-use crate::repository::{ClusterName, Repository};
+use crate::repository::pins::Pins;
+use crate::repository::{ClusterName, Repository, physical};
 use crate::retry::Policy;
 use crate::storage::Store;
 use crate::storage::bucket::BucketStore;
@@ -62,6 +64,55 @@ fn became_owner(cluster: &Cluster) -> Result<bool> {
     }
     say(&process::become_user(POSTGRES)?);
     Ok(!Uid::effective().is_root())
+}
+
+/// What is kept of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// Base backups and WAL: its data directory is configured, or a repository holds some.
+    Physical,
+    /// Dumps alone: there is no data directory, and no repository holds anything else.
+    Dumps,
+    /// There is no data directory, and nobody knows what this repository holds.
+    NotKnown(Unread),
+}
+
+/// A repository that could not be looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Its name in the configuration.
+    pub repository: String,
+    /// Whether work depends on it.
+    pub required: bool,
+    /// Why.
+    pub why: String,
+}
+
+/// Finds out what is kept of a cluster; where no data directory says it, by looking into every configured repository.
+///
+/// # Errors
+/// As for [`repositories`]. One that does not answer within `patience`, or is another one than this host knows, is no error.
+pub fn purpose(config: &Config, cluster: &Cluster, patience: Duration) -> Result<Purpose> {
+    if cluster.data_directory.is_some() {
+        return Ok(Purpose::Physical);
+    }
+    let pins = Pins::new(&config.state_directory, &ClusterName::parse(&cluster.name)?);
+    let mut unread = Vec::new();
+    for repository in repositories_within(config, cluster, &[], patience)? {
+        let held = pins.compare(&repository).and_then(|_| physical::is_held(&repository));
+        match held {
+            Ok(true) => return Ok(Purpose::Physical),
+            Ok(false) => {}
+            Err(error) => unread.push(Unread {
+                repository: repository.name.clone(),
+                required: repository.required,
+                why: chain(&error),
+            }),
+        }
+    }
+    // The one that most depends on.
+    unread.sort_by_key(|unread| !unread.required);
+    Ok(unread.into_iter().next().map_or(Purpose::Dumps, Purpose::NotKnown))
 }
 
 /// Opens the repositories of `cluster`: all, or those named in `only`. Nothing is read from them yet.

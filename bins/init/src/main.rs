@@ -6,6 +6,7 @@ mod command;
 mod create;
 mod key;
 mod lifecycle;
+mod system;
 
 use std::process::ExitCode;
 
@@ -34,7 +35,7 @@ fn run(args: args::Args) -> Result<()> {
     if args.check {
         return check::run(&config, cluster, &args, &environment);
     }
-    create::run(&config, cluster, &args, UtcTime::now())
+    create::run(&config, cluster, &args, &environment, UtcTime::now())
 }
 
 /// The rules go to stdout, what there is to say about them to stderr.
