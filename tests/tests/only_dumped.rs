@@ -205,6 +205,14 @@ fn checks_of_a_cluster_that_is_only_dumped(server: &Server) {
     fs::rename(&aside, &managed.repository).unwrap();
     managed.checks("check-archive", 0, well);
 
+    println!("what was erased is looked for here, too");
+    managed.cluster.sql_in("shop", "CREATE SCHEMA acme AUTHORIZATION backup");
+    let erase = ["--erase-tenant", "acme", "--database", "shop", "--reason", "asked for"];
+    managed.tool("prune").args(erase).run().expect_code(0);
+    managed.checks("check-archive", 2, "CRITICAL - the server has 1 erased tenant");
+    managed.cluster.sql_in("shop", "DROP SCHEMA acme");
+    managed.checks("check-archive", 0, well);
+
     println!("with anything physical in any repository it is asked as ever");
     let begun = managed.optional.join("main/backup/20261120T020000Z-full-3f9a1c");
     fs::create_dir_all(&begun).unwrap();
