@@ -248,3 +248,48 @@ fn started_as_root_every_tool_becomes_the_owner_and_says_so(server: &Server) {
     ran.expect_code(200);
     assert!(!status.exists());
 }
+
+#[test]
+fn started_as_root_without_a_data_directory_every_tool_becomes_postgres_and_says_so() {
+    if !account::is_root() {
+        system_tests::stand::skipped("only root can become somebody else");
+        return;
+    }
+    let bare = system_tests::Bare::new("root_elsewhere");
+    let second = bare.scratch.create_dir("second");
+    let text = format!(
+        "{}\n[repository.second]\nurl = \"file://{}\"\n",
+        bare.text,
+        second.display()
+    );
+    bare.configure(&text);
+    bare.tool("init").run().expect_code(0);
+    let configured = format!("data_directory = \"{}\"\n", bare.data.display());
+    assert!(text.contains(&configured), "{text}");
+    let restored = bare.scratch.path("restored").display().to_string();
+    let label = "20200101T000000Z-dump-000000";
+    // It is not configured, or not there and nothing of its path is anybody's.
+    for instead in ["", "data_directory = \"/nonexistent/data\"\n"] {
+        bare.configure(&text.replace(&configured, instead));
+        for (tool, arguments, code) in [
+            ("info", &["-v"][..], 0),
+            ("info", &["--stats"], 0),
+            ("verify", &["--read-data"], 0),
+            ("sync", &[], 0),
+            ("prune", &["--dry-run"], 0),
+            ("prune", &[], 0),
+            ("check-age", &["-v"], 2),
+            ("check-archive", &["-v"], 0),
+            ("restore", &["--to", &restored], 1),
+            ("restore-test", &[], 1),
+            ("dump-restore", &[label, "--list"], 1),
+            ("dump", &[], 75),
+        ] {
+            let ran = bare.tool(tool).args(arguments).as_root().run().expect_code(code);
+            let ran = ran.expect_said("running as postgres");
+            let mut left = Vec::new();
+            of_root(&bare.scratch.path(""), &mut left);
+            assert!(left.is_empty(), "{left:?}\n{}", ran.report());
+        }
+    }
+}

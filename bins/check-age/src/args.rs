@@ -15,9 +15,11 @@ use common::units::parse_duration;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-check-age", version, after_help = after_help(&EXAMPLES, &exit::CHECK))]
 pub struct Args {
-    /// What to look at
-    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
-    pub what: What,
+    /// What to look at [default: backup; dump where the cluster is only dumped]
+    ///
+    /// It is only dumped if no data_directory is configured, and no repository holds a base backup or WAL of it.
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub what: Option<What>,
 
     /// Older than this is a warning [default: 24h; full 8d, restore-test 8d]
     #[arg(long, value_name = "AGE", value_parser = age)]
@@ -35,10 +37,9 @@ pub struct Args {
 }
 
 /// What has an age.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum What {
     /// The newest good backup, of any type
-    #[default]
     Backup,
     /// The newest good full backup
     Full,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::config::{Cluster, Config};
 use common::error::{Result, chain};
 use common::job::{Outcome, Status};
-use common::open;
+use common::open::{self, Purpose};
 use common::repository::{BackupType, Repository, catalog, dumps, evidence};
 use common::time::UtcTime;
 
@@ -15,6 +15,26 @@ use crate::judge::{Newest, Place};
 
 /// Monitoring does not wait longer for a store.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is looked at where nobody says it: backups, or dumps where the cluster is only dumped. Also a repository that might know better and
+/// cannot be read.
+///
+/// # Errors
+/// As for [`open::purpose`].
+pub fn what(config: &Config, cluster: &Cluster) -> Result<(What, Option<Place>)> {
+    Ok(match open::purpose(config, cluster, config.patience.min(PATIENCE))? {
+        Purpose::Physical => (What::Backup, None),
+        Purpose::Dumps => (What::Dump, None),
+        Purpose::NotKnown(unread) => {
+            let place = Place {
+                name: unread.repository,
+                required: unread.required,
+                newest: Newest::Silent(unread.why),
+            };
+            (What::Dump, Some(place))
+        }
+    })
+}
 
 /// Looks into every repository.
 ///

@@ -13,7 +13,7 @@ use common::exit;
 use common::open;
 use common::time::UtcTime;
 
-use args::Args;
+use args::{Args, What};
 use judge::{Newest, Place, judge};
 
 fn main() -> ExitCode {
@@ -25,29 +25,43 @@ fn main() -> ExitCode {
 }
 
 fn check(args: &Args) -> Result<Line> {
-    let (warning, critical) = args.what.limits();
+    let (what, places) = look_at(args)?;
+    let (warning, critical) = what.limits();
     let limits = (args.warning.unwrap_or(warning), args.critical.unwrap_or(critical));
     if limits.0 > limits.1 {
         return Err(Error::new(Kind::Config, "--warning is longer than --critical"));
     }
-    Ok(judge(args.what.name(), &places(args)?, UtcTime::now(), limits))
+    Ok(judge(what.name(), &places, UtcTime::now(), limits))
 }
 
-fn places(args: &Args) -> Result<Vec<Place>> {
+/// What is looked at, and what is there.
+fn look_at(args: &Args) -> Result<(What, Vec<Place>)> {
     let config = match access(&args.common, &exit::environment)? {
         Access::Full(config) => config,
-        Access::StatusOnly(state, cluster) => return Ok(vec![look::status(&state, &cluster, args.what)]),
+        Access::StatusOnly(state, cluster) => {
+            let what = args.what.unwrap_or(What::Backup);
+            return Ok((what, vec![look::status(&state, &cluster, what)]));
+        }
     };
     let cluster = args.common.choose(&config)?;
     // As root it would not have the keys and known hosts of the jobs.
     open::become_owner(cluster)?;
-    let places = look::repositories(&config, cluster, &args.repositories.names, args.what)?;
+    let (what, unread) = match args.what {
+        Some(what) => (what, None),
+        None => look::what(&config, cluster)?,
+    };
+    let mut places = look::repositories(&config, cluster, &args.repositories.names, what)?;
     // A repository that does not answer is not known by what a job left on this host; one that this user may not read is.
     if places.iter().all(|place| matches!(place.newest, Newest::Denied(_))) {
-        let status = look::status(&config.state_directory, &cluster.name, args.what);
+        let status = look::status(&config.state_directory, &cluster.name, what);
         if !matches!(status.newest, Newest::Silent(_)) {
-            return Ok(vec![status]);
+            places = vec![status];
         }
     }
-    Ok(places)
+    if let Some(unread) = unread {
+        // It may hold backups, so that looking at dumps is not enough.
+        places.retain(|place| place.name != unread.name);
+        places.push(unread);
+    }
+    Ok((what, places))
 }

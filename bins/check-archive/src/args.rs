@@ -12,6 +12,9 @@ use common::units::parse_duration;
 /// On a primary: takes a segment that was archived a moment ago, or ends the current one, and waits until every required repository
 /// has it; looks at pg_stat_archiver and at what waits in pg_wal. Everywhere: looks for gaps from each good backup on. Leaves what it
 /// found as a status file; a user who may not read the configuration, as monitoring agents are, gets that answer.
+///
+/// A cluster without data_directory, of which no repository holds a base backup or WAL, is only dumped: nothing is archived, and that is well.
+/// Erased tenants are looked for there, too.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-check-archive", version, after_help = after_help(&EXAMPLES, &exit::CHECK))]
 pub struct Args {

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use common::check::{Line, Perf, State, above};
+use common::open::Purpose;
 use common::units::{counted, display_seconds as shown};
 
 /// What is known of the server; nothing is known of what could not be asked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
+    /// Whether there should be WAL at all.
+    pub purpose: Purpose,
     /// Why it could not be asked.
     pub silent: Option<String>,
     /// It is a standby, which archives nothing.
@@ -20,6 +23,20 @@ pub struct Server {
     pub ready: Option<(u64, Option<Duration>)>,
     /// Tenants that were erased and that the server has; or why nobody could find out.
     pub erased: Option<Result<Vec<String>, String>>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            purpose: Purpose::Physical,
+            silent: None,
+            standby: false,
+            off: false,
+            failing: None,
+            ready: None,
+            erased: None,
+        }
+    }
 }
 
 /// What is known of one repository.
@@ -96,7 +113,8 @@ pub fn judge(server: &Server, repositories: &[Repository], limits: Limits) -> Li
             Ok(gaps) => {
                 match &gaps.newest {
                     Some(missing) => add(State::Critical, format!("{name}: the newest backup lacks {missing}")),
-                    None => add(State::Ok, format!("no gap in {name}")),
+                    None if server.purpose == Purpose::Physical => add(State::Ok, format!("no gap in {name}")),
+                    None => {}
                 }
                 if let Some(missing) = &gaps.older {
                     add(State::Warning, format!("{name}: older backups lack {missing}"));
@@ -123,6 +141,17 @@ pub fn judge(server: &Server, repositories: &[Repository], limits: Limits) -> Li
 }
 
 fn of_server(server: &Server, limits: Limits, line: &mut Line) {
+    match &server.purpose {
+        Purpose::Physical => {}
+        Purpose::Dumps => line.add(State::Ok, "nothing is archived: this cluster is only dumped"),
+        Purpose::NotKnown(unread) => line.add(
+            State::Unknown.unless_optional(unread.required),
+            format!(
+                "whether this cluster is only dumped is not known, for {} cannot be read: {}",
+                unread.repository, unread.why
+            ),
+        ),
+    }
     if let Some(why) = &server.silent {
         line.add(State::Unknown, format!("the server cannot be asked: {why}"));
     }
@@ -186,6 +215,7 @@ fn waits(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use common::open::Unread;
 
     const LIMITS: Limits = Limits {
         ready: (10, 60),
@@ -203,6 +233,13 @@ mod tests {
         }
     }
 
+    fn dumped(purpose: Purpose) -> Server {
+        Server {
+            purpose,
+            ..Server::default()
+        }
+    }
+
     fn with(change: impl FnOnce(&mut Server, &mut Repository)) -> Line {
         let mut server = Server {
             ready: Some((0, None)),
@@ -216,7 +253,7 @@ mod tests {
     #[test]
     fn every_state_by_table() {
         type Change = fn(&mut Server, &mut Repository);
-        let table: [(Change, u8, &str); 20] = [
+        let table: [(Change, u8, &str); 22] = [
             (
                 |_, _| {},
                 0,
@@ -307,6 +344,23 @@ mod tests {
                 "CRITICAL - a: 2 dumps of erased tenants not deleted yet: D",
             ),
             (
+                |server, one| {
+                    *server = dumped(Purpose::Dumps);
+                    one.reached = None;
+                },
+                0,
+                "OK - nothing is archived: this cluster is only dumped\n",
+            ),
+            (
+                |server, one| {
+                    *server = dumped(Purpose::Dumps);
+                    server.erased = Some(Err("x".to_owned()));
+                    one.reached = None;
+                },
+                3,
+                "UNKNOWN - whether erased tenants are there again is not known: x\n",
+            ),
+            (
                 |_, one| one.reached = None,
                 0,
                 "OK - 0 WAL files wait in pg_wal; no gap in a | 'ready'",
@@ -316,6 +370,22 @@ mod tests {
             let line = with(change);
             assert_eq!(line.state().code(), code, "{words}");
             assert!(line.text().starts_with(words), "{words}: {}", line.text());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_looked_into_is_never_taken_for_a_cluster_that_is_only_dumped() {
+        for (required, code) in [(true, 3), (false, 1)] {
+            let server = dumped(Purpose::NotKnown(Unread {
+                repository: "b".to_owned(),
+                required,
+                why: "x".to_owned(),
+            }));
+            let mut one = repository("a", true);
+            one.reached = None;
+            let line = judge(&server, &[one], LIMITS);
+            let words = "whether this cluster is only dumped is not known, for b cannot be read: x";
+            assert_eq!((line.state().code(), line.words().as_str()), (code, words));
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use common::config::Cluster;
 use common::erasure::{self, Found};
 use common::error::{Error, Kind, Result, chain};
+use common::open::Purpose;
 use common::postgres::{ConnectionSettings, SegmentName, SegmentNumber, SegmentSize, Session, SystemId, WalName};
 use common::repository::backup::BackupInfo;
 use common::repository::reach::{self, Wal};
@@ -29,8 +30,36 @@ pub struct Asked {
     pub wanted: Option<(SystemId, SegmentName)>,
 }
 
-/// Asks the server; also whether it has what was erased.
-pub fn server(cluster: &Cluster, environment: common::config::Environment<'_>, erasures: &[Erasure]) -> Asked {
+/// Asks the server; also whether it has what was erased. Of a cluster that is only dumped nothing else is asked: whether it archives, and
+/// where to, is not ours.
+pub fn server(
+    cluster: &Cluster,
+    environment: common::config::Environment<'_>,
+    erasures: &[Erasure],
+    purpose: Purpose,
+) -> Asked {
+    if purpose != Purpose::Physical {
+        let erased = || {
+            let settings = cluster.connection(environment)?;
+            Ok(erased(
+                &mut Session::connect_for_cluster(&settings)?,
+                &settings,
+                erasures,
+            ))
+        };
+        let found = match erasures {
+            [] => Ok(None),
+            _ => erased(),
+        };
+        return Asked {
+            server: Server {
+                erased: found.unwrap_or_else(|error: Error| Some(Err(chain(&error)))),
+                purpose,
+                ..Server::default()
+            },
+            wanted: None,
+        };
+    }
     let asked = cluster.connection(environment).and_then(|settings| {
         let mut session = Session::connect(&settings)?;
         let mut asked = ask(&mut session)?;
@@ -118,10 +147,7 @@ fn end_segment(session: &mut Session) -> Result<Option<SegmentName>> {
         }
         Err(error) => return Err(error),
     };
-    let size = session.first("select setting from pg_settings where name = 'wal_segment_size'")?;
-    let size = size.and_then(|size| size.parse().ok());
-    let size = size.ok_or_else(|| Error::new(Kind::Failed, "the server does not say how large a WAL segment is"))?;
-    let size = SegmentSize::new(size)?;
+    let size = session.segment_size()?;
     let timeline = session.current_timeline()?;
     Ok(Some(SegmentName::new(
         timeline,

@@ -65,7 +65,8 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
     let patience = config.patience.min(PATIENCE);
     let repositories = open::repositories_within(config, cluster, &args.repositories.names, patience)?;
     let erasures = tombstones::of_all(&repositories);
-    let asked = look::server(cluster, &exit::environment, &erasures);
+    let purpose = open::purpose(config, cluster, patience)?;
+    let asked = look::server(cluster, &exit::environment, &erasures, purpose);
     let cache = &state.join("catalog");
     let begun = Instant::now();
     let deadline = begun + args.timeout;

@@ -1,13 +1,17 @@
-//! The only place that picks a store and a codec: configuration in, repositories out.
+//! The only place that picks a store and a codec: configuration in, repositories out. Also what else depends on a cluster's configuration
+//! and repositories alike: whom to run as, and what is kept of it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::Uid;
+
 use crate::codec::{Opening, Recipients, Sealing};
 use crate::config::{Cluster, Config, Location, RepositorySettings};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, chain};
 use crate::process;
-use crate::repository::{ClusterName, Repository};
+use crate::repository::pins::Pins;
+use crate::repository::{ClusterName, Repository, physical};
 use crate::retry::Policy;
 use crate::storage::Store;
 use crate::storage::bucket::BucketStore;
@@ -17,44 +21,98 @@ use crate::storage::retrying::RetryingStore;
 use crate::storage::sftp::{Limits, SftpStore, Target};
 use crate::time::UtcTime;
 
-/// Makes a process that root started run as the owner of the cluster's data directory, where that is on this host, and says so.
+/// Whom servers run as, where no data directory says it.
+const POSTGRES: &str = "postgres";
+
+/// Makes a process that root started run as whoever owns what the jobs of this cluster leave, and says so: the owner of the data
+/// directory; where that is lost, of what is left of its path; else, as on a host that only dumps or restores, the user postgres.
 ///
 /// # Errors
 /// As [`process::become_owner_of`].
 pub fn become_owner(cluster: &Cluster) -> Result<()> {
-    if let Some(directory) = cluster.data_directory.as_deref().filter(|directory| directory.is_dir())
-        && let Some(said) = process::become_owner_of(directory)?
-    {
-        log::info!("{said}");
+    if !became_owner(cluster)? {
+        log::warn!(
+            "running as root, for there is neither a data directory nor a user {POSTGRES}: what this run leaves belongs to root"
+        );
     }
     Ok(())
 }
 
-/// PostgreSQL does not run as root: the owner of the data directory, or where there is none, as on a host that only restores, of
-/// postgres' home.
+/// As [`become_owner`], for what starts servers: PostgreSQL does not run as root.
 ///
 /// # Errors
-/// `Config` if this is root and stays it.
+/// `Config` if this is root and stays it; else as [`become_owner`].
 pub fn become_postgres(cluster: &Cluster) -> Result<()> {
-    let home = || {
-        nix::unistd::User::from_name("postgres")
-            .ok()
-            .flatten()
-            .map(|user| user.dir)
-    };
-    let data = cluster.data_directory.clone().filter(|directory| directory.is_dir());
-    let said = match data.or_else(home).filter(|directory| directory.is_dir()) {
-        Some(directory) => process::become_owner_of(&directory)?,
-        None => None,
-    };
-    if let Some(said) = said {
-        log::info!("{said}");
-    }
-    if nix::unistd::Uid::effective().is_root() {
+    became_owner(cluster)?;
+    if Uid::effective().is_root() {
         return Err(Error::new(Kind::Config, "PostgreSQL cannot be started as root")
             .hint("run it as the user postgres, or install a server, which brings that user"));
     }
     Ok(())
+}
+
+/// Whether this process runs as who it should.
+fn became_owner(cluster: &Cluster) -> Result<bool> {
+    let say = |said: &Option<String>| said.iter().for_each(|said| log::info!("{said}"));
+    if let Some(directory) = &cluster.data_directory {
+        let left = directory.ancestors().find(|path| path.exists());
+        let said = left.map(process::become_owner_of).transpose()?.flatten();
+        say(&said);
+        if said.is_some() || directory.is_dir() {
+            return Ok(true);
+        }
+    }
+    say(&process::become_user(POSTGRES)?);
+    Ok(!Uid::effective().is_root())
+}
+
+/// What is kept of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// Base backups and WAL: its data directory is configured, or a repository holds some.
+    Physical,
+    /// Dumps alone: there is no data directory, and no repository holds anything else.
+    Dumps,
+    /// There is no data directory, and nobody knows what this repository holds.
+    NotKnown(Unread),
+}
+
+/// A repository that could not be looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Its name in the configuration.
+    pub repository: String,
+    /// Whether work depends on it.
+    pub required: bool,
+    /// Why.
+    pub why: String,
+}
+
+/// Finds out what is kept of a cluster; where no data directory says it, by looking into every configured repository.
+///
+/// # Errors
+/// As for [`repositories`]. One that does not answer within `patience`, or is another one than this host knows, is no error.
+pub fn purpose(config: &Config, cluster: &Cluster, patience: Duration) -> Result<Purpose> {
+    if cluster.data_directory.is_some() {
+        return Ok(Purpose::Physical);
+    }
+    let pins = Pins::new(&config.state_directory, &ClusterName::parse(&cluster.name)?);
+    let mut unread = Vec::new();
+    for repository in repositories_within(config, cluster, &[], patience)? {
+        let held = pins.compare(&repository).and_then(|_| physical::is_held(&repository));
+        match held {
+            Ok(true) => return Ok(Purpose::Physical),
+            Ok(false) => {}
+            Err(error) => unread.push(Unread {
+                repository: repository.name.clone(),
+                required: repository.required,
+                why: chain(&error),
+            }),
+        }
+    }
+    // The one that most depends on.
+    unread.sort_by_key(|unread| !unread.required);
+    Ok(unread.into_iter().next().map_or(Purpose::Dumps, Purpose::NotKnown))
 }
 
 /// Opens the repositories of `cluster`: all, or those named in `only`. Nothing is read from them yet.

@@ -42,31 +42,53 @@ pub fn become_owner_of(path: &Path) -> Result<Option<String>> {
     }
     let found = fs::metadata(path).context(|| format!("find the owner of {}", path.display()));
     let found = found.map_err(|error| error.with_kind(Kind::Failed))?;
-    let owner = Uid::from_raw(found.uid());
+    let (owner, group) = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
     if owner.is_root() {
         return Ok(None);
     }
-    let failed = |errno: nix::errno::Errno| {
-        let message = format!("become user {owner}, the owner of {}", path.display());
-        Error::new(Kind::Failed, message).because(std::io::Error::from(errno))
-    };
+    let whose = format!("the owner of {}", path.display());
+    let failed = |errno: nix::errno::Errno| cannot_become(&owner.to_string(), &whose, errno);
     let name = match User::from_uid(owner).map_err(failed)? {
-        Some(user) => {
-            let name = CString::new(user.name.as_str()).map_err(|_| failed(nix::errno::Errno::EINVAL))?;
-            initgroups(&name, user.gid).map_err(failed)?;
-            setgid(user.gid).map_err(failed)?;
-            user.name
-        }
+        Some(user) => become_account(&user).map_err(failed)?,
         // A container may have no entry for its user.
         None => {
-            let group = Gid::from_raw(found.gid());
             setgroups(&[group]).map_err(failed)?;
             setgid(group).map_err(failed)?;
+            setuid(owner).map_err(failed)?;
             owner.to_string()
         }
     };
-    setuid(owner).map_err(failed)?;
-    Ok(Some(format!("running as {name}, the owner of {}", path.display())))
+    Ok(Some(format!("running as {name}, {whose}")))
+}
+
+/// Makes a process that root started run as the user `name`, if there is one, with an umask of 0077; otherwise as [`become_owner_of`].
+///
+/// # Errors
+/// `Failed` if the kernel refuses; then do not go on.
+pub fn become_user(name: &str) -> Result<Option<String>> {
+    umask(Mode::from_bits_truncate(0o077));
+    if !Uid::effective().is_root() {
+        return Ok(None);
+    }
+    let failed = |errno: nix::errno::Errno| cannot_become(name, "which servers run as", errno);
+    let found = User::from_name(name).map_err(failed)?;
+    let Some(user) = found.filter(|user| !user.uid.is_root()) else {
+        return Ok(None);
+    };
+    let name = become_account(&user).map_err(failed)?;
+    Ok(Some(format!("running as {name}")))
+}
+
+fn become_account(user: &User) -> nix::Result<String> {
+    let name = CString::new(user.name.as_str()).map_err(|_| nix::errno::Errno::EINVAL)?;
+    initgroups(&name, user.gid)?;
+    setgid(user.gid)?;
+    setuid(user.uid)?;
+    Ok(user.name.clone())
+}
+
+fn cannot_become(user: &str, whose: &str, errno: nix::errno::Errno) -> Error {
+    Error::new(Kind::Failed, format!("become user {user}, {whose}")).because(std::io::Error::from(errno))
 }
 
 /// [`become_owner_of`] for a directory that had to be found. Where it was not, root must not go on, for what it left

@@ -49,15 +49,7 @@ fn run(args: args::Args) -> Result<()> {
     let environment = exit::environment;
     let config = args.common.load(&environment)?;
     let cluster = args.common.choose(&config)?;
-    if let Some(note) = cluster
-        .data_directory
-        .as_deref()
-        .map(common::process::become_owner_of)
-        .transpose()?
-        .flatten()
-    {
-        log::info!("{note}");
-    }
+    open::become_owner(cluster)?;
     let state = config.state_of(cluster);
     let known = gather::Known {
         cache: &state.join("catalog"),

@@ -9,7 +9,7 @@ use common::exit;
 /// Create the repositories of a cluster, make keys, check the configuration
 ///
 /// Creates in every configured repository what a cluster needs: its identity, bound to the system identifier that
-/// PostgreSQL's pg_control names. What exists already is checked and left as it is, so init may run again at any
+/// PostgreSQL's pg_control names, or the server where no data_directory is configured. What exists already is checked and left as it is, so init may run again at any
 /// time. It finds out how each store keeps two writers from taking the same name, and says so.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-init", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
@@ -22,6 +22,9 @@ pub struct Args {
     pub generate_key: Option<PathBuf>,
 
     /// Check configuration, server settings, repositories and keys, and create nothing
+    ///
+    /// A line for each check: "ok"; "WARN" where it holds and should not stay so, as while two tools archive during a migration; "FAIL"
+    /// where it does not hold, which alone makes the exit code 1. Without data_directory the cluster is only dumped, and nothing about WAL is asked.
     #[arg(long, conflicts_with = "new_history")]
     pub check: bool,
 

@@ -3,13 +3,14 @@
 //! What settings should be is decided by pure functions; trying the repositories out is the only thing that writes, and
 //! it takes back what it wrote.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::codec::{ContentKind, decode_small, encode_small};
 use common::config::{Cluster, Config};
 use common::error::{Context, Error, Kind, Result, chain};
 use common::exit;
-use common::open;
+use common::open::{self, Purpose};
 use common::postgres::{ControlFile, Session};
 use common::repository::{Nonce, Repository, events};
 use common::storage::{Durability, read_all};
@@ -17,7 +18,9 @@ use common::time::UtcTime;
 use common::units::{ByteSize, display_duration};
 
 use crate::args::Args;
-use crate::{command, create};
+use crate::command::{self, Command};
+use crate::create;
+use crate::system::{self, System};
 
 /// More than this between the host's clock and a store's confuses expiry and retention.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(600);
@@ -30,17 +33,29 @@ const LEAST_FREE: u64 = 64 << 20;
 #[derive(Debug, PartialEq, Eq)]
 struct Finding {
     what: String,
-    result: std::result::Result<String, String>,
+    found: Found,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Holds(String),
+    /// It holds, and should not stay so.
+    ForNow(String),
+    Fails(String),
 }
 
 fn finding(what: impl Into<String>, result: Result<String>) -> Finding {
+    judged(what, result.map(Found::Holds))
+}
+
+fn judged(what: impl Into<String>, result: Result<Found>) -> Finding {
     let told = |error: Error| match error.nearest_hint() {
         Some(hint) => format!("{}; {hint}", chain(&error)),
         None => chain(&error),
     };
     Finding {
         what: what.into(),
-        result: result.map_err(told),
+        found: result.unwrap_or_else(|error| Found::Fails(told(error))),
     }
 }
 
@@ -54,27 +69,36 @@ pub fn run(
     args: &Args,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<()> {
-    let control = cluster.data_directory().and_then(ControlFile::read);
-    let mut findings = vec![finding(
-        "data directory",
-        control.as_ref().map_err(Error::copy).and_then(|control| {
-            let directory = cluster.data_directory()?;
-            Ok(format!(
-                "{} holds PostgreSQL {}, system identifier {}",
-                directory.display(),
-                control.major.number(),
-                control.system_id
-            ))
-        }),
-    )];
-    for path in &cluster.extra_paths {
-        let there = std::fs::metadata(path).map(|_| "there".to_owned());
-        let there = there
-            .context(|| "look at it")
-            .map_err(|error| error.hint("mend extra_paths, or base backups fail"));
-        findings.push(finding(format!("extra path {}", path.display()), there));
-    }
-    findings.extend(check_server(cluster, environment));
+    let mut findings = Vec::new();
+    let system = match &cluster.data_directory {
+        Some(directory) => {
+            let control = ControlFile::read(directory);
+            let system = control.as_ref().map(System::from).map_err(Error::copy);
+            let place = |control: ControlFile| {
+                format!(
+                    "{} holds PostgreSQL {}, system identifier {}",
+                    directory.display(),
+                    control.major.number(),
+                    control.system_id
+                )
+            };
+            findings.push(finding("data directory", control.map(place)));
+            findings.extend(check_extra_paths(cluster));
+            findings.extend(check_server(cluster, directory, environment));
+            system
+        }
+        None => {
+            findings.push(finding("data directory", check_only_dumped(config, cluster)));
+            findings.extend(check_extra_paths(cluster));
+            let system = system::of(cluster, environment);
+            let said = system.as_ref().map_err(Error::copy).map(|system| {
+                let (major, id) = (system.major.number(), system.id);
+                format!("PostgreSQL {major} answers, system identifier {id}")
+            });
+            findings.push(finding("server", said));
+            system
+        }
+    };
     if !config.repositories.iter().any(|repository| repository.required) {
         let message = "none is required: WAL counts as archived as soon as any one has it";
         let error = wrong(message.to_owned(), "leave out required = false where WAL must arrive");
@@ -84,20 +108,22 @@ pub fn run(
         Err(error) => findings.push(finding("repositories", Err(error))),
         Ok(repositories) => {
             for repository in &repositories {
-                if let Ok(directory) = cluster.data_directory()
+                if let Some(directory) = &cluster.data_directory
                     && let Err(error) = create::not_inside(repository, directory)
                 {
                     findings.push(finding(format!("repository \"{}\" place", repository.name), Err(error)));
                 }
-                findings.extend(check_repository(repository, control.as_ref().ok()));
+                findings.extend(check_repository(repository, system.as_ref().ok()));
             }
         }
     }
-    let failed = findings.iter().filter(|finding| finding.result.is_err()).count();
-    for Finding { what, result } in &findings {
-        let (mark, said) = match result {
-            Ok(said) => ("ok  ", said),
-            Err(said) => ("FAIL", said),
+    let failing = |finding: &&Finding| matches!(finding.found, Found::Fails(_));
+    let failed = findings.iter().filter(failing).count();
+    for Finding { what, found } in &findings {
+        let (mark, said) = match found {
+            Found::Holds(said) => ("ok  ", said),
+            Found::ForNow(said) => ("WARN", said),
+            Found::Fails(said) => ("FAIL", said),
         };
         exit::print(&format!("{mark} {what}: {said}\n"))?;
     }
@@ -110,25 +136,71 @@ pub fn run(
     ))
 }
 
+/// Without a data directory a cluster is dumped and nothing else, unless a repository knows better.
+fn check_only_dumped(config: &Config, cluster: &Cluster) -> Result<String> {
+    let configured = cluster.data_directory().err();
+    let missing = |message: String| {
+        let hint = configured.as_ref().and_then(Error::nearest_hint).unwrap_or_default();
+        Err(wrong(message, hint))
+    };
+    match open::purpose(config, cluster, config.patience)? {
+        Purpose::Dumps => {
+            Ok("none is configured: this cluster is only dumped, and nothing about WAL is asked".to_owned())
+        }
+        Purpose::Physical => missing(
+            "none is configured, and there are base backups or WAL of this cluster: it is not only dumped".to_owned(),
+        ),
+        Purpose::NotKnown(unread) => missing(format!(
+            "none is configured, and whether this cluster is only dumped is not known: repository \"{}\": {}",
+            unread.repository, unread.why
+        )),
+    }
+}
+
+fn check_extra_paths(cluster: &Cluster) -> Vec<Finding> {
+    let look = |path: &PathBuf| {
+        let there = std::fs::metadata(path).map(|_| "there".to_owned());
+        let there = there
+            .context(|| "look at it")
+            .map_err(|error| error.hint("mend extra_paths, or base backups fail"));
+        finding(format!("extra path {}", path.display()), there)
+    };
+    cluster.extra_paths.iter().map(look).collect()
+}
+
 fn wrong(message: String, hint: &str) -> Error {
     Error::new(Kind::Failed, message).hint(hint)
 }
 
 /// Says of a setting's value whether it will do.
-type Judge<'a> = &'a dyn Fn(&str) -> Result<String>;
+type Judge<'a> = &'a dyn Fn(&str) -> Result<Found>;
 
-fn check_server(cluster: &Cluster, environment: &dyn Fn(&str) -> Option<String>) -> Vec<Finding> {
+fn check_server(
+    cluster: &Cluster,
+    data_directory: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Vec<Finding> {
     let archive_command = |value: &str| {
-        command::judge(value, &|path| {
+        let found = command::judge(value, &|path| {
             std::fs::metadata(path).is_ok_and(|found| found.is_file())
+        })?;
+        Ok(match found {
+            Command::Alone => Found::Holds(value.to_owned()),
+            Command::Beside => Found::ForNow(format!(
+                "{value} stores WAL and calls something else besides, whose failures hold WAL up, too: right during a migration, not for ever"
+            )),
         })
     };
     let judges: [(&str, Judge<'_>); 5] = [
-        ("wal_level", &judge_wal_level),
-        ("archive_mode", &judge_archive_mode),
+        ("wal_level", &|value| judge_wal_level(value).map(Found::Holds)),
+        ("archive_mode", &|value| judge_archive_mode(value).map(Found::Holds)),
         ("archive_command", &archive_command),
-        ("archive_timeout", &judge_archive_timeout),
-        ("max_wal_senders", &judge_max_wal_senders),
+        ("archive_timeout", &|value| {
+            judge_archive_timeout(value).map(Found::Holds)
+        }),
+        ("max_wal_senders", &|value| {
+            judge_max_wal_senders(value).map(Found::Holds)
+        }),
     ];
     let mut session = match cluster
         .connection(environment)
@@ -146,18 +218,20 @@ fn check_server(cluster: &Cluster, environment: &dyn Fn(&str) -> Option<String>)
         Ok(format!("PostgreSQL {} answers", session.server_version().number())),
     )];
     for (name, judge) in judges {
-        findings.push(finding(
+        findings.push(judged(
             name,
             setting(&mut session, name).and_then(|value| judge(&value)),
         ));
     }
     let configured = setting(&mut session, "data_directory").and_then(|theirs| {
-        let ours = cluster.data_directory()?;
-        if std::fs::canonicalize(&theirs).ok() == std::fs::canonicalize(ours).ok() {
+        if std::fs::canonicalize(&theirs).ok() == std::fs::canonicalize(data_directory).ok() {
             Ok(theirs)
         } else {
             Err(wrong(
-                format!("the server uses {theirs}, the configuration says {}", ours.display()),
+                format!(
+                    "the server uses {theirs}, the configuration says {}",
+                    data_directory.display()
+                ),
                 "set data_directory, or host and port, so that both mean one server",
             ))
         }
@@ -247,7 +321,7 @@ fn judge_durability(durability: Durability) -> Result<String> {
     }
 }
 
-fn check_repository(repository: &Repository, control: Option<&ControlFile>) -> Vec<Finding> {
+fn check_repository(repository: &Repository, system: Option<&System>) -> Vec<Finding> {
     let what = |check: &str| format!("repository \"{}\" {check}", repository.name);
     let mut findings = vec![finding(
         what("identity"),
@@ -263,11 +337,11 @@ fn check_repository(repository: &Repository, control: Option<&ControlFile>) -> V
                 }
             }),
     )];
-    if findings.iter().any(|finding| finding.result.is_err()) {
+    if findings.iter().any(|finding| matches!(finding.found, Found::Fails(_))) {
         return findings;
     }
-    if let Some(control) = control {
-        let known = events::require_current_system(repository, control.system_id);
+    if let Some(system) = system {
+        let known = events::require_current_system(repository, system.id);
         findings.push(finding(
             what("system identifier"),
             known.map(|system| system.system.to_string()),

@@ -1,42 +1,96 @@
 //! Whether an archive_command really archives. Pure but for asking which files there are.
 //!
 //! PostgreSQL removes a segment when the command returns 0, so whatever swallows pgkeep's exit code loses WAL: another
-//! command behind it, a pipe, a comment sign before it. Only the plain form is accepted.
+//! command behind it, a pipe, a comment sign before it. Accepted are the plain command, and plain commands that `&&` joins,
+//! as during a migration: their code is 0 only if every one succeeded.
 
 use std::path::Path;
 
 use common::error::{Error, Kind, Result};
 
-const HINT: &str = "set archive_command = 'pgkeep-archive-push %p' and reload; nothing may follow it, and nothing swallow its exit code";
+const HINT: &str = "set archive_command = 'pgkeep-archive-push %p' and reload; another command may be joined to it with && only, and nothing \
+                    may swallow its exit code";
+
+const OFF_HINT: &str = "set archive_mode = on and archive_command = 'pgkeep-archive-push %p', and restart";
+
+/// What PostgreSQL shows for the command while archive_mode is off.
+const DISABLED: &str = "(disabled)";
+
+/// Words of the shell that may end it with another code, or make the next command another one.
+const ENDERS: [&str; 10] = [
+    "exit", "exec", "return", "trap", "eval", ".", "source", "alias", "command", "builtin",
+];
+
+/// A command that archives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Nothing else is called.
+    Alone,
+    /// Others are called, too, and 0 means that all of them succeeded.
+    Beside,
+}
 
 /// Judges the setting; `is_file` tells whether there is a file.
 ///
 /// # Errors
 /// `Failed` with what is wrong.
-pub fn judge(value: &str, is_file: &dyn Fn(&Path) -> bool) -> Result<String> {
+pub fn judge(value: &str, is_file: &dyn Fn(&Path) -> bool) -> Result<Command> {
+    let off = |why: &str, hint: &str| Err(Error::new(Kind::Failed, why).hint(hint));
+    match value.trim() {
+        "" => return off("it is not set: no WAL is archived, and all of it stays in pg_wal", HINT),
+        DISABLED => return off("archiving is off (archive_mode), so no command is called", OFF_HINT),
+        _ => {}
+    }
     let wrong = |why: String| Err(Error::new(Kind::Failed, format!("\"{value}\" {why}")).hint(HINT));
-    let words = match split(value) {
-        Ok(words) => words,
-        Err(sign) => return wrong(format!("is more than one plain command: it has {sign}")),
+    let commands = match split(value) {
+        Ok(commands) => commands,
+        Err(sign) => return wrong(format!("is more than plain commands: it has {sign}")),
     };
-    let mut words = words.iter().map(String::as_str).skip_while(|word| is_assignment(word));
-    let Some(program) = words
-        .next()
-        .filter(|word| word.rsplit('/').next() == Some("pgkeep-archive-push"))
-    else {
+    let Some(last) = commands.iter().rposition(|words| is_ours(words)) else {
         return wrong("does not call pgkeep-archive-push %p".to_owned());
     };
+    for (at, words) in commands.iter().enumerate() {
+        if !is_ours(words) {
+            let ender = program(words).filter(|program| at < last && ENDERS.contains(program));
+            if let Some(ender) = ender {
+                return wrong(format!(
+                    "has {ender} before pgkeep-archive-push, which may keep it from being called"
+                ));
+            }
+        } else if let Err(why) = judge_ours(words, is_file) {
+            return wrong(why);
+        }
+    }
+    Ok(match commands.len() {
+        1 => Command::Alone,
+        _ => Command::Beside,
+    })
+}
+
+/// What is called, behind assignments.
+fn program(words: &[String]) -> Option<&str> {
+    words.iter().map(String::as_str).find(|word| !is_assignment(word))
+}
+
+fn is_ours(words: &[String]) -> bool {
+    program(words).is_some_and(|program| program.rsplit('/').next() == Some("pgkeep-archive-push"))
+}
+
+/// Whether a call of pgkeep-archive-push can succeed; else why not.
+fn judge_ours(words: &[String], is_file: &dyn Fn(&Path) -> bool) -> std::result::Result<(), String> {
+    let mut words = words.iter().map(String::as_str).skip_while(|word| is_assignment(word));
+    let program = words.next().unwrap_or_default();
     if program.contains('/') && !is_file(Path::new(program)) {
-        return wrong(format!("calls {program}, which is not there"));
+        return Err(format!("calls {program}, which is not there"));
     }
     let rest: Vec<&str> = words.collect();
     if rest.iter().filter(|word| word.contains("%p")).count() != 1 || !rest.contains(&"%p") {
-        return wrong("does not pass %p".to_owned());
+        return Err("does not pass %p".to_owned());
     }
     if let Some(config) = option(&rest, "--config").filter(|config| !is_file(Path::new(config))) {
-        return wrong(format!("names the configuration {config}, which is not there"));
+        return Err(format!("names the configuration {config}, which is not there"));
     }
-    Ok(value.to_owned())
+    Ok(())
 }
 
 /// The value of `--name value` or `--name=value`.
@@ -54,12 +108,14 @@ fn is_assignment(word: &str) -> bool {
     })
 }
 
-/// The words of one plain command as a shell sees them; else the sign that makes it more.
-fn split(value: &str) -> std::result::Result<Vec<String>, char> {
+/// The words of plain commands that `&&` joins, as a shell sees them; else the sign that makes it more.
+fn split(value: &str) -> std::result::Result<Vec<Vec<String>>, char> {
+    let mut commands = Vec::new();
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;
-    for sign in value.chars() {
+    let mut signs = value.chars().peekable();
+    while let Some(sign) = signs.next() {
         match (quote, sign) {
             (Some(open), _) if sign == open => quote = None,
             (Some('"') | None, '$' | '`' | '\\') => return Err(sign),
@@ -69,17 +125,26 @@ fn split(value: &str) -> std::result::Result<Vec<String>, char> {
                 word.get_or_insert_default();
             }
             (None, ' ' | '\t') => words.extend(word.take()),
+            (None, '&') if signs.next_if_eq(&'&').is_some() => {
+                words.extend(word.take());
+                if words.is_empty() {
+                    return Err(sign);
+                }
+                commands.push(std::mem::take(&mut words));
+            }
             (None, ';' | '&' | '|' | '#' | '<' | '>' | '(' | ')' | '\n' | '!' | '*' | '?' | '~') => return Err(sign),
             (None, _) => word.get_or_insert_default().push(sign),
         }
     }
-    match quote {
-        Some(open) => Err(open),
-        None => {
-            words.extend(word);
-            Ok(words)
-        }
+    if let Some(open) = quote {
+        return Err(open);
     }
+    words.extend(word);
+    if words.is_empty() {
+        return Err('&');
+    }
+    commands.push(words);
+    Ok(commands)
 }
 
 #[cfg(test)]
@@ -87,7 +152,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn judged(value: &str) -> Result<String> {
+    fn judged(value: &str) -> Result<Command> {
         judge(value, &|path| !path.starts_with("/nope"))
     }
 
@@ -100,28 +165,89 @@ mod tests {
             "PGKEEP_CONFIG=/etc/x.toml PGKEEP_CLUSTER=main pgkeep-archive-push %p",
             "  pgkeep-archive-push -v --config=/etc/x %p ",
         ] {
-            judged(value).unwrap();
+            assert_eq!(judged(value).unwrap(), Command::Alone, "{value}");
+        }
+    }
+
+    #[test]
+    fn beside_it_others_may_be_called_whose_failure_counts_too() {
+        for value in [
+            "pgkeep-archive-push %p && pgbackrest --stanza=main archive-push %p",
+            "/usr/bin/pgkeep-archive-push \"%p\"&&cp %p '/mnt/a && b/%f'",
+            "test -d /mnt/a && /usr/bin/pgkeep-archive-push %p && cp %p /mnt/a/%f",
+            "pgkeep-archive-push --config /etc/a %p && pgkeep-archive-push --config /etc/b %p",
+            "pgkeep-archive-push %p && . /etc/wal-g.env",
+            "pgkeep-archive-push %p && exec old",
+        ] {
+            assert_eq!(judged(value).unwrap(), Command::Beside, "{value}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_archived_that_is_said() {
+        let error = judged("(disabled)").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "archiving is off (archive_mode), so no command is called"
+        );
+        assert!(error.nearest_hint().unwrap().contains("archive_mode = on"));
+        for value in ["", " "] {
+            let error = judged(value).unwrap_err();
+            assert!(
+                error.to_string().starts_with("it is not set: no WAL is archived"),
+                "{error}"
+            );
+            assert_eq!(error.nearest_hint(), Some(HINT));
         }
     }
 
     #[test]
     fn whatever_swallows_the_exit_code_is_refused() {
         for (value, why) in [
-            ("", "does not call"),
-            ("(disabled)", "more than one"),
             ("pgkeep-archive-push", "does not pass %p"),
             ("pgkeep-archive-push %f", "does not pass %p"),
-            ("pgkeep-archive-push %p || true", "more than one"),
-            ("pgkeep-archive-push %p; exit 0", "more than one"),
-            ("pgkeep-archive-push %p &", "more than one"),
-            ("pgkeep-archive-push %p | logger", "more than one"),
-            ("true # pgkeep-archive-push %p", "more than one"),
+            ("pgkeep-archive-push %p || true", "more than plain commands: it has |"),
+            ("pgkeep-archive-push %p; exit 0", "more than plain commands: it has ;"),
+            ("pgkeep-archive-push %p &", "more than plain commands: it has &"),
+            ("pgkeep-archive-push %p & true", "more than plain commands: it has &"),
+            ("pgkeep-archive-push %p | logger", "more than plain commands: it has |"),
+            (
+                "pgkeep-archive-push %p && old %p; true",
+                "more than plain commands: it has ;",
+            ),
+            (
+                "pgkeep-archive-push %p && old %p || cp %p /a",
+                "more than plain commands: it has |",
+            ),
+            (
+                "pgkeep-archive-push %p && old %p | logger",
+                "more than plain commands: it has |",
+            ),
+            (
+                "pgkeep-archive-push %p && old %p & true",
+                "more than plain commands: it has &",
+            ),
+            ("pgkeep-archive-push %p &&", "more than plain commands: it has &"),
+            ("&& pgkeep-archive-push %p", "more than plain commands: it has &"),
+            ("pgkeep-archive-push %p &&& true", "more than plain commands: it has &"),
+            ("pgkeep-archive-push %f && cp %p /a", "does not pass %p"),
+            ("cp %p /a && old %p", "does not call"),
+            ("echo 'x && pgkeep-archive-push %p'", "does not call"),
+            ("exec true && pgkeep-archive-push %p", "has exec before"),
+            ("A=1 exit && pgkeep-archive-push %p", "has exit before"),
+            ("trap 'exit 0' EXIT && pgkeep-archive-push %p", "has trap before"),
+            (
+                "pgkeep-archive-push %p && exit && pgkeep-archive-push %p",
+                "has exit before",
+            ),
+            ("true # pgkeep-archive-push %p", "more than"),
             ("true pgkeep-archive-push %p", "does not call"),
-            ("! pgkeep-archive-push %p", "more than one"),
+            ("! pgkeep-archive-push %p", "more than"),
             ("echo 'pgkeep-archive-push %p'", "does not call"),
-            ("$(pgkeep-archive-push %p)", "more than one"),
-            ("pgkeep-archive-push '%p", "more than one"),
+            ("$(pgkeep-archive-push %p)", "more than"),
+            ("pgkeep-archive-push '%p", "more than"),
             ("/nope/pgkeep-archive-push %p", "is not there"),
+            ("old %p && /nope/pgkeep-archive-push %p", "is not there"),
             ("pgkeep-archive-push --config /nope/x %p", "is not there"),
             ("pgkeep-archive-push --config=/nope/x %p", "is not there"),
             ("my-pgkeep-archive-push %p", "does not call"),

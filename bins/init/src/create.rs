@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use common::config::{Cluster, Config};
+use common::config::{Cluster, Config, Environment};
 use common::error::{Error, Kind, Result, chain_with_hint};
 use common::exit;
 use common::open;
-use common::postgres::ControlFile;
 use common::repository::events::{self, What};
 use common::repository::pins::{Pin, Pins};
 use common::repository::{ClusterName, Identity, Repository, document};
@@ -14,22 +13,23 @@ use common::storage::Durability;
 use common::time::UtcTime;
 
 use crate::args::Args;
+use crate::system::{self, System};
 
 /// Creates what is missing in every repository; one that fails does not hold up the others.
 ///
 /// # Errors
 /// The first failure, also of a repository that is not required; `Refused` where a repository belongs to another cluster.
-pub fn run(config: &Config, cluster: &Cluster, args: &Args, now: UtcTime) -> Result<()> {
-    let data_directory = cluster.data_directory()?;
-    let control = ControlFile::read(data_directory)
-        .map_err(|error| error.hint("is data_directory right, and does this user own it?"))?;
+pub fn run(config: &Config, cluster: &Cluster, args: &Args, environment: Environment<'_>, now: UtcTime) -> Result<()> {
+    let system = system::of(cluster, environment)?;
     let name = ClusterName::parse(&cluster.name)?;
     let pins = Pins::new(&config.state_directory, &name);
     let mut failed: Option<Error> = None;
     for repository in &open::repositories(config, cluster, &args.repositories.names)? {
-        let created = not_inside(repository, data_directory)
+        let apart = cluster.data_directory.as_deref();
+        let created = apart
+            .map_or(Ok(()), |directory| not_inside(repository, directory))
             .and_then(|()| not_lost(repository, &pins, args.replace.as_deref()))
-            .and_then(|()| create(repository, &control, args.new_history, &pins, now));
+            .and_then(|()| create(repository, &system, args.new_history, &pins, now));
         match created {
             Ok(line) => exit::print(&format!("{line}\n"))?,
             // Somebody is setting it up: what later may be missing must work once.
@@ -99,13 +99,7 @@ pub fn not_inside(repository: &Repository, data_directory: &Path) -> Result<()> 
     Ok(())
 }
 
-fn create(
-    repository: &Repository,
-    control: &ControlFile,
-    new_history: bool,
-    pins: &Pins,
-    now: UtcTime,
-) -> Result<String> {
+fn create(repository: &Repository, system: &System, new_history: bool, pins: &Pins, now: UtcTime) -> Result<String> {
     let store = repository.store.as_ref();
     store.prepare()?;
     let what = match repository.identity_for_writing() {
@@ -124,16 +118,16 @@ fn create(
     };
     let identity = repository.identity_for_writing()?;
     let known = events::systems(repository)?;
-    let system = control.system_id;
-    if known.last().map(|last| last.system) != Some(system) {
+    let id = system.id;
+    if known.last().map(|last| last.system) != Some(id) {
         if !known.is_empty() && !new_history {
             // Says who the repository belongs to, and how to go on.
-            events::require_system(repository, system)?;
+            events::require_system(repository, id)?;
         }
         let what = What::System {
-            system_identifier: system.to_string(),
-            major: control.major.number(),
-            segment_size: control.segment_size.bytes(),
+            system_identifier: id.to_string(),
+            major: system.major.number(),
+            segment_size: system.segment_size.bytes(),
             new_history: !known.is_empty(),
         };
         events::append(repository, now, &open::host_name(), what)?;
@@ -156,7 +150,7 @@ fn create(
         less => format!(", durability: {less}"),
     };
     Ok(format!(
-        "repository \"{}\" {what}: {}/{}, UUID {uuid}, system identifier {system}, {encryption}, exclusive creation by \
+        "repository \"{}\" {what}: {}/{}, UUID {uuid}, system identifier {id}, {encryption}, exclusive creation by \
          {}{durability}",
         repository.name,
         repository.url,

@@ -6,12 +6,14 @@ mod command;
 mod create;
 mod key;
 mod lifecycle;
+mod system;
 
 use std::process::ExitCode;
 
 use common::config::{Cluster, Config, Location};
 use common::error::{Error, Kind, Result};
 use common::exit;
+use common::open;
 use common::time::UtcTime;
 
 fn main() -> ExitCode {
@@ -32,19 +34,11 @@ fn run(args: args::Args) -> Result<()> {
     if args.lifecycle {
         return print_rules(&config, cluster, &args);
     }
-    if let Some(note) = cluster
-        .data_directory
-        .as_deref()
-        .map(common::process::become_owner_of)
-        .transpose()?
-        .flatten()
-    {
-        log::info!("{note}");
-    }
+    open::become_owner(cluster)?;
     if args.check {
         return check::run(&config, cluster, &args, &environment);
     }
-    create::run(&config, cluster, &args, UtcTime::now())
+    create::run(&config, cluster, &args, &environment, UtcTime::now())
 }
 
 /// What a configuration names, in one line.

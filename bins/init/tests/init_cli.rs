@@ -306,3 +306,22 @@ fn check_has_a_line_for_everything_and_fails_if_one_does() {
         .expect_said("Permission denied");
     mutilate::chmod(&bare.repository.join("main"), 0o700);
 }
+
+#[test]
+fn without_a_data_directory_the_server_has_to_say_which_system_it_is() {
+    let bare = Bare::new("init_no_data");
+    let configured = format!("data_directory = \"{}\"\n", bare.data.display());
+    bare.configure(&bare.text.replace(&configured, ""));
+    bare.tool("init")
+        .run()
+        .expect_code(75)
+        .expect_said("cluster \"main\" has no data_directory, and its server does not name the system identifier")
+        .expect_said("hint: ");
+    assert_eq!(fs::read_dir(&bare.repository).unwrap().count(), 0, "nothing was made");
+    bare.tool("init")
+        .arg("--check")
+        .run()
+        .expect_code(1)
+        .expect_said("FAIL data directory: none is configured, and whether this cluster is only dumped is not known")
+        .expect_said("FAIL server: ");
+}

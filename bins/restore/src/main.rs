@@ -52,7 +52,7 @@ fn run(args: Args) -> Result<Code> {
     let now = UtcTime::now();
     let config = args.common.load(&exit::environment)?;
     let cluster = args.common.choose(&config)?;
-    become_owner(cluster)?;
+    open::become_owner(cluster)?;
     let order = order(&args, &config, cluster, now)?;
     if args.dry_run {
         let repositories = open::repositories(&config, cluster, &args.repositories.names)?;
@@ -115,30 +115,6 @@ fn shown(prepared: &Prepared<'_>, format: FormatName) -> Result<String> {
             .map(|json| json + "\n")
             .map_err(|error| Error::new(Kind::Failed, "encode the plan").because(error)),
     }
-}
-
-/// Becomes the data directory's owner; where it is lost, the owner of what is left of its path, or else the user postgres.
-fn become_owner(cluster: &Cluster) -> Result<()> {
-    let left = cluster
-        .data_directory
-        .as_deref()
-        .and_then(|path| Some((path.exists(), place::real_path(path).ok()?.0)));
-    if let Some((exists, path)) = left {
-        let note = process::become_owner_of(&path)?;
-        let became = note.is_some();
-        note.iter().for_each(|note| log::info!("{note}"));
-        if exists || became {
-            return Ok(());
-        }
-    }
-    let home = nix::unistd::User::from_name("postgres")
-        .ok()
-        .flatten()
-        .map(|user| user.dir)
-        .filter(|home| home.exists());
-    let note = home.map(|home| process::become_owner_of(&home)).transpose()?.flatten();
-    note.iter().for_each(|note| log::info!("{note}"));
-    Ok(())
 }
 
 fn order(args: &Args, config: &Config, cluster: &Cluster, now: UtcTime) -> Result<Order> {

@@ -55,6 +55,6 @@ const EXAMPLES: [(&str, &str); 3] = [
     ),
     (
         "Copy into a repository with other recipients",
-        "pgkeep-sync --from local --to offsite --identity /root/identity.txt",
+        "pgkeep-sync --from local --to offsite --identity /etc/pgkeep/identity.txt",
     ),
 ];

@@ -6,7 +6,7 @@
 //! of the functions from 13 to 18. Waiting for WAL to be archived is left to the caller.
 
 use super::label::BackupLabel;
-use super::lsn::{Lsn, SystemId, TimelineId};
+use super::lsn::{Lsn, SegmentSize, SystemId, TimelineId};
 use super::names::WalName;
 use super::settings::{ConnectionSettings, ConnectionTarget};
 use super::tls;
@@ -263,6 +263,16 @@ impl Session {
     /// As [`Session::query`].
     pub fn system_id(&mut self) -> Result<SystemId> {
         self.value("select system_identifier from pg_control_system()")?.parse()
+    }
+
+    /// The size of the cluster's WAL segments.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub fn segment_size(&mut self) -> Result<SegmentSize> {
+        // As SHOW has it, it has a unit.
+        let size = self.value("select setting from pg_settings where name = 'wal_segment_size'")?;
+        SegmentSize::new(self.number(&size)?)
     }
 
     /// Writes a restore point and ends the current WAL segment; returns the end of the WAL in it.

@@ -18,6 +18,7 @@ pub mod index;
 pub mod keys;
 pub mod lease;
 pub mod manifest;
+pub mod physical;
 pub mod pins;
 pub mod reach;
 pub mod reader;
