@@ -291,7 +291,8 @@ pub fn sync_names(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Creates a directory and those above that are missing, all with `mode`, each name durable on return.
+/// Creates a directory with `mode`, and those above that are missing with 0755: what is private keeps itself so, and
+/// does not close what lies beside it. Each name is durable on return.
 ///
 /// # Errors
 /// Whatever the file system says.
@@ -307,7 +308,19 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<()> {
         }
     }
     let below = path.strip_prefix(base).unwrap_or(path);
-    create_dirs_below(base, below, mode)
+    if let Some(above) = below.parent() {
+        create_dirs_below(base, above, 0o755)?;
+    }
+    let (parent, name) = match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if !below.as_os_str().is_empty() => (parent, name),
+        _ => return Ok(()),
+    };
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
+    create_dirs_below(parent, Path::new(name), mode)
 }
 
 /// Creates the directories of the relative path `below` in the directory `base`, which must exist.
@@ -419,6 +432,11 @@ mod tests {
         create_dir_all(&path, 0o700).unwrap();
         assert_eq!(fs::metadata(dir.path().join("a/b")).unwrap().mode() & 0o7777, 0o755);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
+        let private = dir.path().join("d/e/f");
+        create_dir_all(&private, 0o700).unwrap();
+        assert_eq!(fs::metadata(dir.path().join("d/e")).unwrap().mode() & 0o7777, 0o755);
+        assert_eq!(fs::metadata(&private).unwrap().mode() & 0o7777, 0o700);
+        create_dir_all(dir.path(), 0o700).unwrap();
         fs::write(dir.path().join("file"), b"").unwrap();
         assert!(create_dir_all(&dir.path().join("file/x"), 0o700).is_err());
     }
