@@ -183,6 +183,9 @@ fn a_server_a_repository_and_a_host_that_tests_restores() {
     let refused = ansible.plays(SITE, &["--limit", "node11", "-e", wrong]).run();
     assert_ne!(refused.code, Some(0));
     assert!(refused.stdout.contains("archive_timeuot"), "{}", refused.stdout);
+    let wrong = r#"{"pgkeep_postgresql_max_wal_senders": 1000000}"#;
+    let refused = ansible.plays(SITE, &["--limit", "node11", "-e", wrong]).run();
+    assert!(refused.stdout.contains("outside the valid range"), "{}", refused.stdout);
     assert_eq!(db.read("/etc/postgresql/15/main/conf.d/pgkeep.conf"), before);
     // A dry run of a change shows it, and makes none; a run makes it, and a second run does not again.
     let other = "pgkeep_postgresql_archive_timeout=30";
