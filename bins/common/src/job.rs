@@ -12,8 +12,9 @@
 //! ([`interruptible`]); one that is killed leaves nothing, which checks notice by age.
 
 use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -425,10 +426,26 @@ fn write_status(path: &Path, status: &Status, care: Care) -> Result<()> {
         // The usual case pays nothing for the first one's directories.
         (Err(error), Some(directory)) if error.kind() == Kind::NotFound => {
             durable::create_dir_all(directory, 0o755)?;
+            let_through(directory)?;
             write()
         }
+        (Ok(()), Some(directory)) if care == Care::Synced => let_through(directory),
         (result, _) => result,
     }
+}
+
+/// Lets everybody come to the status files. What is private has a directory of its own below the cluster's; whatever made the first of
+/// those, before there was a status, kept the cluster's to itself too.
+fn let_through(directory: &Path) -> Result<()> {
+    let Some(cluster) = directory.parent() else {
+        return Ok(());
+    };
+    let context = || format!("let others through {}", cluster.display());
+    let mode = fs::metadata(cluster).context(context)?.permissions().mode();
+    if mode & 0o777 == 0o700 {
+        fs::set_permissions(cluster, Permissions::from_mode(0o755)).context(context)?;
+    }
+    Ok(())
 }
 
 /// Appends one line with one write, so that jobs that end at the same moment do not mix theirs.

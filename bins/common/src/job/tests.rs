@@ -106,10 +106,35 @@ fn others_may_read_the_status_and_only_the_owner_the_history() {
     place
         .job(UtcTime::UNIX_EPOCH)
         .finish(&Report::success(), UtcTime::UNIX_EPOCH);
+    assert_eq!(place.mode("state/main"), 0o755);
     assert_eq!(place.mode("state/main/status"), 0o755);
     assert_eq!(place.mode("state/main/status/base-backup.json"), 0o644);
     assert_eq!(place.mode("state/main/history.jsonl"), 0o600);
     assert_eq!(place.mode("metrics/pgkeep_main_base-backup.prom"), 0o644);
+}
+
+/// The first run of init remembers a repository, in a directory that is private, and with it made the one above so.
+#[test]
+fn others_may_read_the_status_whoever_came_first() {
+    let place = Place::new();
+    let run = || {
+        place
+            .job(UtcTime::UNIX_EPOCH)
+            .finish(&Report::success(), UtcTime::UNIX_EPOCH);
+    };
+    durable::create_dir_all(&place.root.path().join("state/main/repository"), 0o700).unwrap();
+    assert_eq!(place.mode("state/main"), 0o700);
+    run();
+    assert_eq!(place.mode("state/main"), 0o755);
+    assert_eq!(place.mode("state/main/repository"), 0o700);
+    // One that an earlier version left so is opened by the next run.
+    fs::set_permissions(place.root.path().join("state/main"), Permissions::from_mode(0o700)).unwrap();
+    run();
+    assert_eq!(place.mode("state/main"), 0o755);
+    // What somebody has chosen stays.
+    fs::set_permissions(place.root.path().join("state/main"), Permissions::from_mode(0o750)).unwrap();
+    run();
+    assert_eq!(place.mode("state/main"), 0o750);
 }
 
 #[test]
