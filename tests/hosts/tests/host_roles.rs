@@ -8,7 +8,7 @@ use std::time::Duration;
 use host_tests::{Ansible, Archive, Host, Lab};
 use serde_json::{Value, json};
 use system_tests::tool::programs;
-use system_tests::wait::wait_until;
+use system_tests::wait::{holds_within, wait_until};
 
 const LONG: Duration = Duration::from_secs(300);
 const SITE: &str = "ansible/playbooks/site.yml";
@@ -282,7 +282,7 @@ fn the_restore_host(rescue: &Host) {
     assert_eq!(status["result"], "ok", "{status}");
     // It may not write evidence into the repository: monitoring, who reads neither, is told by the status here.
     rescue.run("runuser -u nobody -- pgkeep-check-age --cluster main --what restore-test");
-    assert_eq!(rescue.ask("ls /srv/restore-test"), "");
+    assert_eq!(rescue.ask("find /srv/restore-test -type f"), "");
 }
 
 #[test]
@@ -330,13 +330,15 @@ fn consul_and_prometheus_are_told() {
     assert_eq!(db.sql("SHOW summarize_wal"), "on");
 
     starts(&db, "pgkeep-check@main.service");
-    wait_until("Consul runs the checks", LONG, || {
-        let told = db.shell("curl -sf http://127.0.0.1:8500/v1/agent/checks").run().stdout;
+    let mut told = String::new();
+    let passing = holds_within(LONG, || {
+        told = db.shell("curl -sf http://127.0.0.1:8500/v1/agent/checks").run().stdout;
         let checks: Value = serde_json::from_str(&told).unwrap_or_default();
         ["pgkeep-age", "pgkeep-archive"]
             .iter()
             .all(|check| checks[check]["Status"] == "passing")
     });
+    assert!(passing, "Consul says {told}");
     wait_until("Prometheus has the rules and a backup's metrics", LONG, || {
         let rules = db.shell("curl -sf http://127.0.0.1:9090/api/v1/rules").run().stdout;
         let metric = "http://127.0.0.1:9090/api/v1/query?query=pgkeep_base_backup_success%7Bjob%3D%22pgkeep%22%7D";
