@@ -20,6 +20,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 pub mod account;
+pub mod ansible;
 pub mod bare;
 pub mod cluster;
 pub mod contents;

@@ -12,11 +12,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use system_tests::{Tool, stand};
+use system_tests::Tool;
 
 use crate::archive::project;
 use crate::{Host, Lab};
@@ -54,41 +54,12 @@ pub struct Ansible<'lab> {
     place: PathBuf,
 }
 
-/// Where `tests/stand/install.sh hosts` puts Ansible's programs; none if it is not there.
-pub fn programs() -> Option<PathBuf> {
-    let entries = fs::read_dir(stand::directory()).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("ansible-"))
-        .map(|entry| entry.path().join("bin"))
-        .filter(|bin| bin.join("ansible-playbook").is_file())
-        .collect();
-    found.sort();
-    found.pop()
-}
-
-/// Makes a directory from which Ansible takes the project's collection: the value of `ANSIBLE_COLLECTIONS_PATH`.
-pub fn collections(place: &Path) -> PathBuf {
-    let collections = place.join("collections");
-    let namespace = collections.join("ansible_collections/pgkeep");
-    fs::create_dir_all(&namespace).unwrap();
-    let link = namespace.join("pgkeep");
-    if !link.exists() {
-        std::os::unix::fs::symlink(fs::canonicalize(project("ansible")).unwrap(), link).unwrap();
-    }
-    collections
-}
-
 impl<'lab> Ansible<'lab> {
     /// Finds Ansible, or says that the calling test is skipped.
     pub fn need(lab: &'lab Lab) -> Option<Ansible<'lab>> {
-        let Some(programs) = programs() else {
-            stand::skipped("no Ansible; tests/stand/install.sh hosts fetches it");
-            return None;
-        };
+        let programs = system_tests::ansible::need()?;
         let place = lab.scratch.path("ansible");
-        for below in ["home", "cp"] {
-            fs::create_dir_all(place.join(below)).unwrap();
-        }
+        fs::create_dir_all(place.join("cp")).unwrap();
         Some(Ansible { lab, programs, place })
     }
 
@@ -125,20 +96,13 @@ impl<'lab> Ansible<'lab> {
 
     /// One of Ansible's programs, with the collection and the key to the hosts.
     pub fn tool(&self, program: &str) -> Tool {
-        let path = format!("{}:{}", self.programs.display(), system_tests::tool::PATH);
-        self.lab
-            .tool(self.programs.join(program))
-            .timeout(LONG)
-            .env("PATH", path)
-            .env("HOME", self.place.join("home"))
-            .env("ANSIBLE_HOME", self.place.join("home"))
-            .env("ANSIBLE_COLLECTIONS_PATH", collections(&self.place))
+        let tool = self.lab.tool(self.programs.join(program)).timeout(LONG);
+        system_tests::ansible::set_up(tool, &self.programs, &self.place)
             .env("ANSIBLE_PRIVATE_KEY_FILE", self.lab.scratch.path("ssh_key"))
             .env("ANSIBLE_REMOTE_USER", "root")
             .env("ANSIBLE_HOST_KEY_CHECKING", "False")
             .env("ANSIBLE_PYTHON_INTERPRETER", "/usr/bin/python3")
             .env("ANSIBLE_PIPELINING", "True")
-            .env("ANSIBLE_NOCOLOR", "True")
             .env("ANSIBLE_SSH_CONTROL_PATH_DIR", self.place.join("cp"))
     }
 }

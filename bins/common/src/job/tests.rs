@@ -106,6 +106,7 @@ fn others_may_read_the_status_and_only_the_owner_the_history() {
     place
         .job(UtcTime::UNIX_EPOCH)
         .finish(&Report::success(), UtcTime::UNIX_EPOCH);
+    assert_eq!(place.mode("state/main"), 0o755);
     assert_eq!(place.mode("state/main/status"), 0o755);
     assert_eq!(place.mode("state/main/status/base-backup.json"), 0o644);
     assert_eq!(place.mode("state/main/history.jsonl"), 0o600);
