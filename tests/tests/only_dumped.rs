@@ -206,7 +206,9 @@ fn checks_of_a_cluster_that_is_only_dumped(server: &Server) {
     managed.checks("check-archive", 0, well);
 
     println!("what was erased is looked for here, too");
-    managed.cluster.sql_in("shop", "CREATE SCHEMA acme AUTHORIZATION backup");
+    managed
+        .cluster
+        .sql_in("shop", "CREATE SCHEMA acme AUTHORIZATION backup");
     let erase = ["--erase-tenant", "acme", "--database", "shop", "--reason", "asked for"];
     managed.tool("prune").args(erase).run().expect_code(0);
     managed.checks("check-archive", 2, "CRITICAL - the server has 1 erased tenant");
