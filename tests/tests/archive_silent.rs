@@ -269,7 +269,7 @@ fn started_as_root_without_a_data_directory_every_tool_becomes_postgres_and_says
     let restored = bare.scratch.path("restored").display().to_string();
     let label = "20200101T000000Z-dump-000000";
     // It is not configured, or not there and nothing of its path is anybody's.
-    for instead in ["", "data_directory = \"/nonexistent/data\"\n"] {
+    for (instead, archived) in [("", 0), ("data_directory = \"/nonexistent/data\"\n", 3)] {
         bare.configure(&text.replace(&configured, instead));
         for (tool, arguments, code) in [
             ("info", &["-v"][..], 0),
@@ -279,7 +279,7 @@ fn started_as_root_without_a_data_directory_every_tool_becomes_postgres_and_says
             ("prune", &["--dry-run"], 0),
             ("prune", &[], 0),
             ("check-age", &["-v"], 2),
-            ("check-archive", &["-v"], 0),
+            ("check-archive", &["-v"], archived),
             ("restore", &["--to", &restored], 1),
             ("restore-test", &[], 1),
             ("dump-restore", &[label, "--list"], 1),
