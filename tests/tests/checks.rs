@@ -173,6 +173,18 @@ fn ages_are_those_of_what_there_is(server: &Server) {
         "OK - the newest full backup in the status of this host",
     );
     mutilate::chmod(&story.site.repo().dir.join("main"), 0o700);
+    // Where the job was not this host's, what a look into the repository has seen is the answer.
+    story
+        .tool("base-backup")
+        .args(["--if-older-than", "20h"])
+        .run()
+        .expect_code(0);
+    age(&[]).expect_code(0);
+    mutilate::chmod(&story.site.repo().dir.join("main"), 0o000);
+    let ran = age(&[]).expect_code(0);
+    begins(&ran, &format!("OK - the newest backup in local, {incr}, is "));
+    assert!(ran.stdout.contains(" (seen "), "{}", ran.report());
+    mutilate::chmod(&story.site.repo().dir.join("main"), 0o700);
 }
 
 #[test]

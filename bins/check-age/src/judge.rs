@@ -5,12 +5,13 @@ use std::time::Duration;
 use common::check::{Line, Perf, State, above};
 use common::time::UtcTime;
 use common::units::{display_duration, display_seconds};
+use serde::{Deserialize, Serialize};
 
 /// A clock that is so much ahead is wrong.
 const TOLERANCE: Duration = Duration::from_secs(600);
 
 /// What was found in one place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The repository, or where else it was looked.
     pub name: String,
@@ -18,10 +19,14 @@ pub struct Place {
     pub required: bool,
     /// What is there.
     pub newest: Newest,
+    /// When it was looked, where that was not just now: ages are those of then.
+    #[serde(skip)]
+    pub seen: Option<UtcTime>,
 }
 
 /// The newest one of its kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Newest {
     /// Made then, and its name.
     Made(UtcTime, String),
@@ -39,11 +44,15 @@ pub enum Newest {
 pub fn judge(what: &str, places: &[Place], now: UtcTime, (warning, critical): (Duration, Duration)) -> Line {
     let mut line = Line::default();
     for place in places {
-        let (state, words) = one(what, place, now, (warning, critical));
+        let then = place.seen.unwrap_or(now);
+        let (state, mut words) = one(what, place, then, (warning, critical));
+        if place.seen.is_some() {
+            words += &format!(" (seen {} ago)", display_seconds(now.since(then)));
+        }
         line.add(state.unless_optional(place.required), words);
         if let Newest::Made(time, _) | Newest::Failed(Some(time), _) = &place.newest {
             let limits = (warning.as_secs_f64(), critical.as_secs_f64());
-            line.perf(Perf::seconds(&format!("age {}", place.name), now.since(*time)).limits(limits.0, limits.1));
+            line.perf(Perf::seconds(&format!("age {}", place.name), then.since(*time)).limits(limits.0, limits.1));
         }
     }
     line
@@ -96,6 +105,7 @@ mod tests {
             name: name.to_owned(),
             required,
             newest,
+            seen: None,
         }
     }
 
@@ -157,6 +167,24 @@ mod tests {
             assert_eq!(line.state().code(), code, "{newest:?}");
             assert!(line.text().starts_with(words), "{newest:?}: {}", line.text());
         }
+    }
+
+    #[test]
+    fn an_age_is_that_of_the_moment_when_it_was_seen() {
+        let limits = (24 * HOUR, 26 * HOUR);
+        let mut seen = place("a", true, ago(90_000));
+        assert_eq!(
+            judge("backup", std::slice::from_ref(&seen), now(), limits)
+                .state()
+                .code(),
+            1
+        );
+        seen.seen = Some(now().minus(2 * HOUR));
+        let text = judge("backup", &[seen], now(), limits).text();
+        assert!(
+            text.starts_with("OK - the newest backup in a, L, is 23h old (seen 2h ago) | 'age a'=82800s"),
+            "{text}"
+        );
     }
 
     #[test]

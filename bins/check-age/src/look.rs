@@ -12,6 +12,7 @@ use common::time::UtcTime;
 
 use crate::args::What;
 use crate::judge::{Newest, Place};
+use crate::seen;
 
 /// Monitoring does not wait longer for a store.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,6 +31,7 @@ pub fn what(config: &Config, cluster: &Cluster) -> Result<(What, Option<Place>)>
                 name: unread.repository,
                 required: unread.required,
                 newest: Newest::Silent(unread.why),
+                seen: None,
             };
             (What::Dump, Some(place))
         }
@@ -50,6 +52,7 @@ pub fn repositories(config: &Config, cluster: &Cluster, only: &[String], what: W
             true => Newest::Denied(chain(&error)),
             false => Newest::Silent(chain(&error)),
         }),
+        seen: None,
     };
     Ok(repositories.iter().map(place).collect())
 }
@@ -93,23 +96,40 @@ fn newest(repository: &Repository, cache: &Path, what: What) -> Result<Newest> {
     }
 }
 
-/// What the job on this host has left, for whoever may not read a repository.
-pub fn status(state_directory: &Path, cluster: &str, what: What) -> Place {
+/// What is known on this host, for whoever may not read a repository: what the job has left or, where it ran elsewhere, what a run that
+/// may read the repositories has seen in them.
+pub fn status(state_directory: &Path, cluster: &str, what: What, now: UtcTime) -> Vec<Place> {
     let path = Status::path(state_directory, cluster, what.tool());
-    let newest = match Status::read(&path) {
-        Err(error) => Newest::Silent(chain(&error)),
-        Ok(None) => Newest::Silent(format!(
-            "{} is not there: {} never ran on this host",
-            path.display(),
-            what.tool()
-        )),
-        Ok(Some(status)) => of_status(&status, what),
+    let own = |newest| {
+        vec![Place {
+            name: "the status of this host".to_owned(),
+            required: true,
+            newest,
+            seen: None,
+        }]
     };
-    Place {
-        name: "the status of this host".to_owned(),
-        required: true,
-        newest,
+    let left = match Status::read(&path) {
+        Err(error) => return own(Newest::Silent(chain(&error))),
+        Ok(left) => left,
+    };
+    // Who was not the one to do it knows nothing by himself.
+    if left.as_ref().is_none_or(|left| left.result == Outcome::Skipped) {
+        match seen::read(state_directory, cluster, what) {
+            Err(error) => return own(Newest::Silent(chain(&error))),
+            Ok(Some(seen)) => return seen.places(now),
+            Ok(None) => {}
+        }
     }
+    own(left.map_or_else(
+        || {
+            Newest::Silent(format!(
+                "{} is not there: {} never ran on this host",
+                path.display(),
+                what.tool()
+            ))
+        },
+        |left| of_status(&left, what),
+    ))
 }
 
 fn of_status(status: &Status, what: What) -> Newest {

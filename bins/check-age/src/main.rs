@@ -3,6 +3,7 @@
 mod args;
 mod judge;
 mod look;
+mod seen;
 
 use std::process::ExitCode;
 
@@ -40,7 +41,7 @@ fn look_at(args: &Args) -> Result<(What, Vec<Place>)> {
         Access::Full(config) => config,
         Access::StatusOnly(state, cluster) => {
             let what = args.what.unwrap_or(What::Backup);
-            return Ok((what, vec![look::status(&state, &cluster, what)]));
+            return Ok((what, look::status(&state, &cluster, what, UtcTime::now())));
         }
     };
     let cluster = args.common.choose(&config)?;
@@ -53,10 +54,12 @@ fn look_at(args: &Args) -> Result<(What, Vec<Place>)> {
     let mut places = look::repositories(&config, cluster, &args.repositories.names, what)?;
     // A repository that does not answer is not known by what a job left on this host; one that this user may not read is.
     if places.iter().all(|place| matches!(place.newest, Newest::Denied(_))) {
-        let status = look::status(&config.state_directory, &cluster.name, what);
-        if !matches!(status.newest, Newest::Silent(_)) {
-            places = vec![status];
+        let status = look::status(&config.state_directory, &cluster.name, what, UtcTime::now());
+        if !status.iter().any(|place| matches!(place.newest, Newest::Silent(_))) {
+            places = status;
         }
+    } else if config.may_leave(cluster) && args.repositories.names.is_empty() {
+        seen::keep(&config.state_directory, &cluster.name, what, &places, UtcTime::now());
     }
     if let Some(unread) = unread {
         // It may hold backups, so that looking at dumps is not enough.

@@ -49,10 +49,7 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
     open::become_owner(cluster)?;
     let state = config.state_of(cluster);
     // Who may not leave a status is told what one that may has left.
-    let writes = [state.as_path(), config.state_directory.as_path()]
-        .into_iter()
-        .find(|directory| directory.is_dir())
-        .is_some_and(|directory| nix::unistd::access(directory, nix::unistd::AccessFlags::W_OK).is_ok());
+    let writes = config.may_leave(cluster);
     if !writes && let Ok(line) = of_status(&config.state_directory, &cluster.name, args.stale) {
         return Ok(line);
     }

@@ -226,6 +226,15 @@ impl Config {
         self.state_directory.join(&cluster.name)
     }
 
+    /// Whether this process may leave something in the state directory of a cluster: a check that may not only answers.
+    pub fn may_leave(&self, cluster: &Cluster) -> bool {
+        let (state, all) = (self.state_of(cluster), &self.state_directory);
+        [state.as_path(), all.as_path()]
+            .into_iter()
+            .find(|directory| directory.is_dir())
+            .is_some_and(|directory| nix::unistd::access(directory, nix::unistd::AccessFlags::W_OK).is_ok())
+    }
+
     /// What [`crate::job::Job`] needs to know.
     pub fn job(&self, cluster: &Cluster, tool: &'static str, origin: Origin) -> JobSettings {
         JobSettings {
