@@ -60,8 +60,8 @@ bench: ## side by side with pg_basebackup, cp and pgbackrest (see docs/benchmark
 .PHONY: test
 test: ## everything below, within 40 minutes on two cores
 	$(install) build lint servers
-	@$(install) versions clients emulators monitoring packaging homes || echo 'make: going on; the tests say what they miss'
-	@$(rings) lint unit system
+	@$(install) versions clients emulators monitoring packaging homes playbooks host || echo 'make: going on; the tests say what they miss'
+	@$(rings) lint unit system boot
 
 .PHONY: lint
 lint: ## cargo fmt --check, clippy without warnings, shellcheck
@@ -76,7 +76,7 @@ test-unit: ## pure code, store contract, command lines: no server needed
 .PHONY: test-system
 test-system: ## stories with real servers
 	$(install) build servers
-	@$(install) versions clients emulators monitoring packaging homes || echo 'make: going on; the tests say what they miss'
+	@$(install) versions clients emulators monitoring packaging homes playbooks || echo 'make: going on; the tests say what they miss'
 	@$(rings) system
 
 .PHONY: test-versions

@@ -14,6 +14,8 @@
 #   packaging debhelper and lintian, to build packages and look at them; systemd-analyze
 #   homes     what reads the examples for containers: docker-compose, the schemas of Kubernetes, unpacked
 #   peers     what `make bench` compares with: pgbackrest, valgrind
+#   playbooks Ansible and ansible-lint
+#   host      a tree of Debian 12 that boots as a host
 #   hosts     trees of Debian 12 and 13 that boot as hosts of `make test-hosts`, with Patroni and Consul; Ansible
 #
 # Idempotent, and quick when everything is there: package lists are only fetched when a package is missing. Packages and
@@ -371,6 +373,8 @@ for what in "${@:-default}"; do
     packaging) packaging || result=1 ;;
     homes) homes || result=1 ;;
     peers) peers || result=1 ;;
+    playbooks) playbooks || result=1 ;;
+    host) trees bookworm || result=1 ;;
     hosts) hosts || result=1 ;;
     emulators) emulators || result=1 ;;
     versions) all_versions || result=1 ;;
@@ -383,7 +387,7 @@ for what in "${@:-default}"; do
         clients || true
         ;;
     *)
-        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, monitoring, packaging, homes, peers, hosts)"
+        warn "unknown: $what (build, lint, servers, versions, 13 to 18, clients, emulators, monitoring, packaging, homes, peers, playbooks, host, hosts)"
         exit 2
         ;;
     esac

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs rings of tests, one after the other, and adds up what they say.
 #
-#   tests/stand/rings.sh RING...       lint | unit | system | versions | faults | hosts
+#   tests/stand/rings.sh RING...       lint | unit | system | boot | versions | faults | hosts
 #
 # A ring that fails does not keep the next ones from running, but it fails the whole. Test programs are told apart by
 # where their source is: bins/*/tests and packaging/*/tests need no server, tests/tests does, and tests/hosts/tests boots hosts. Every ring builds the whole
@@ -84,6 +84,9 @@ ring_faults() {
     mapfile -t chosen < <(programs tests/tests/fault*.rs tests/tests/fault*/main.rs)
     some "${chosen[@]}" && tools && cargo_test "${chosen[@]}"
 }
+
+# Of the hosts, one that boots: packages from a signed repository, units, upgrade, purge.
+ring_boot() { tools && cargo_test --test host_packages -- bookworm; }
 
 # Each test boots hosts of its own, and waits for them more than it computes.
 ring_hosts() {

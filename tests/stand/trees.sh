@@ -59,11 +59,24 @@ settle() {
     grep -lI '^#!.*/bin/python' "$1"/bin/* | xargs -r sed -i "1s|^#!.*/bin/python|#!$1/bin/python|"
 }
 
+# What makes hosts boot, and the trees of the releases that are named.
+trees() {
+    local release result=0
+    packages debootstrap systemd-container iproute2 openssh-client gnupg apt-utils curl || return 1
+    for release in "$@"; do
+        beside "$stand/tree-$release-1" make_tree "$release" || result=1
+    done
+    return $result
+}
+
+playbooks() {
+    packages python3-venv openssh-client || return 1
+    beside "$stand/ansible-$ansible" make_ansible
+}
+
 hosts() {
     local result=0
-    packages debootstrap systemd-container iproute2 openssh-client python3-venv gnupg apt-utils curl || return 1
-    beside "$stand/tree-bookworm-1" make_tree bookworm || result=1
-    beside "$stand/tree-trixie-1" make_tree trixie || result=1
-    beside "$stand/ansible-$ansible" make_ansible && settle "$stand/ansible-$ansible" || result=1
+    trees bookworm trixie || result=1
+    playbooks || result=1
     return $result
 }

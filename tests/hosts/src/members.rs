@@ -113,13 +113,15 @@ impl Members {
             .unwrap_or_default()
     }
 
-    /// The host that leads now, if one does.
+    /// The host that leads now, if one does: Patroni says so, and the server takes what is written.
     pub fn leader(&self) -> Option<&Host> {
         self.hosts.iter().find(|host| {
-            host.holds(&format!(
-                "curl -sfm 5 -o /dev/null http://{}:8008/primary",
+            let asks = format!(
+                "curl -sfm 5 -o /dev/null http://{}:8008/primary && \
+                 [ \"$(runuser -u postgres -- psql -XAtqc 'SELECT pg_is_in_recovery()')\" = f ]",
                 host.address
-            ))
+            );
+            host.holds(&asks)
         })
     }
 
