@@ -323,6 +323,8 @@ fn consul_and_prometheus_are_told() {
             } },
         }),
     );
+    let whose = "stat -c '%U %G %a' /etc/prometheus/prometheus.yml";
+    db.run("chgrp prometheus /etc/prometheus/prometheus.yml; chmod 0640 /etc/prometheus/prometheus.yml");
     let config = db.read("/etc/prometheus/prometheus.yml");
     ansible.run(SITE, &[]);
     let again = ansible.run(SITE, &[]);
@@ -345,7 +347,8 @@ fn consul_and_prometheus_are_told() {
         let metrics = db.shell(&format!("curl -sf '{metric}'")).run().stdout;
         rules.contains("PgkeepBackupTooOld") && metrics.contains("\"main\"")
     });
-    // What was there stays, as structure.
+    // What was there stays, as structure, and whose it was.
+    assert_eq!(db.ask(whose), "root prometheus 640");
     assert!(config.contains("job_name: 'prometheus'"));
     let now = db.read("/etc/prometheus/prometheus.yml");
     assert!(
@@ -362,4 +365,5 @@ fn consul_and_prometheus_are_told() {
     let refused = ansible.plays(SITE, &["-e", "pgkeep_prometheus_interval=soon"]).run();
     assert_ne!(refused.code, Some(0), "{}", refused.stdout);
     assert_eq!(db.read("/etc/prometheus/prometheus.yml"), now);
+    assert_eq!(db.ask(whose), "root prometheus 640");
 }
