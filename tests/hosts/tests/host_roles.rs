@@ -73,10 +73,10 @@ fn a_server_a_repository_and_a_host_that_tests_restores() {
     };
     let Some(ansible) = Ansible::need(&lab) else { return };
     let _archive = Archive::new(&lab);
-    let nas = lab.host("node10", "bookworm");
-    let db = lab.host("node11", "bookworm");
-    let rescue = lab.host("node12", "bookworm");
-    let fresh = lab.host("node13", "bookworm");
+    let nas = lab.host("repo", "bookworm");
+    let db = lab.host("db1", "bookworm");
+    let rescue = lab.host("restore", "bookworm");
+    let fresh = lab.host("new1", "bookworm");
     for host in [&db, &fresh] {
         host.run("pg_createcluster 15 main --start");
     }
@@ -98,7 +98,7 @@ fn a_server_a_repository_and_a_host_that_tests_restores() {
             "dump": { "role_passwords": false },
         } },
         "repository": { "nas": {
-            "url": "sftp://pgkeep@node10/backups",
+            "url": "sftp://pgkeep@repo/backups",
             "ssh_key": "/etc/pgkeep/id_ed25519",
             "encryption": { "recipients": [recipient] },
             "retention": { "full": 4, "incremental": "7d", "wal": "14d" },
@@ -107,14 +107,14 @@ fn a_server_a_repository_and_a_host_that_tests_restores() {
     ansible.inventory(
         &[&nas, &db, &rescue, &fresh],
         &json!({
-            "pgkeep_repository": { "hosts": { "node10": {} }, "vars": {
+            "pgkeep_repository": { "hosts": { "repo": {} }, "vars": {
                 "pgkeep_repository_host_keys": [writer],
                 "pgkeep_repository_host_readers": [reader],
-                "pgkeep_repository_host_names": ["node10"],
+                "pgkeep_repository_host_names": ["repo"],
                 "pgkeep_repository_host_from": ["10.77.0.0/24"],
                 "pgkeep_repository_host_sshd": { "LogLevel": "VERBOSE" },
             } },
-            "pgkeep_hosts": { "hosts": { "node11": {}, "node13": {} }, "vars": {
+            "pgkeep_hosts": { "hosts": { "db1": {}, "new1": {} }, "vars": {
                 "pgkeep_secrets": { "id_ed25519": writes },
                 "pgkeep_timers": ["full-backup", "base-backup", "prune", "verify", "check", "dump"],
                 "pgkeep_postgresql_role": "pgkeep",
@@ -126,7 +126,7 @@ fn a_server_a_repository_and_a_host_that_tests_restores() {
                 "pgkeep_postgresql_revoke_connect": ["postgres", "shop"],
                 "pgkeep_postgresql_revoke_create": ["postgres"],
             } },
-            "pgkeep_restore": { "hosts": { "node12": {} }, "vars": {
+            "pgkeep_restore": { "hosts": { "restore": {} }, "vars": {
                 "pgkeep_restore_host_majors": ["15"],
                 "pgkeep_restore_host_identity": identity,
                 "pgkeep_restore_host_secrets": { "id_ed25519": reads },
@@ -154,14 +154,14 @@ fn a_server_a_repository_and_a_host_that_tests_restores() {
         assert!(dry[&host.name].changed > 0, "{dry:?}");
     }
 
-    let others = ["--limit", "all:!node13"];
+    let others = ["--limit", "all:!new1"];
     let first = ansible.run(SITE, &others);
-    assert!(first["node11"].changed > 5 && first["node12"].changed > 5, "{first:?}");
+    assert!(first["db1"].changed > 5 && first["restore"].changed > 5, "{first:?}");
     let again = ansible.run(SITE, &others);
     for (host, counts) in &again {
         assert_eq!(counts.changed, 0, "{host}: {again:?}");
     }
-    let dry = ansible.run(SITE, &["--check", "--diff", "--limit", "all:!node13"]);
+    let dry = ansible.run(SITE, &["--check", "--diff", "--limit", "all:!new1"]);
     for (host, counts) in &dry {
         assert_eq!(counts.changed, 0, "{host}: {dry:?}");
     }
@@ -172,34 +172,34 @@ fn a_server_a_repository_and_a_host_that_tests_restores() {
 
     // Others are configured, and a run for this one alone says what it would do.
     mark(&fresh);
-    let dry = ansible.run(SITE, &["--check", "--diff", "--limit", "node13"]);
-    assert!(dry["node13"].changed > 0, "{dry:?}");
+    let dry = ansible.run(SITE, &["--check", "--diff", "--limit", "new1"]);
+    assert!(dry["new1"].changed > 0, "{dry:?}");
     assert_eq!(touched(&fresh), "");
     assert!(!fresh.holds("dpkg -s pgkeep-common"));
 
     // Settings that the server does not understand never stay.
     let before = db.read("/etc/postgresql/15/main/conf.d/pgkeep.conf");
     let wrong = r#"{"pgkeep_postgresql_settings": {"archive_timeuot": 1}}"#;
-    let refused = ansible.plays(SITE, &["--limit", "node11", "-e", wrong]).run();
+    let refused = ansible.plays(SITE, &["--limit", "db1", "-e", wrong]).run();
     assert_ne!(refused.code, Some(0));
     assert!(refused.stdout.contains("archive_timeuot"), "{}", refused.stdout);
     let wrong = r#"{"pgkeep_postgresql_max_wal_senders": 1000000}"#;
-    let refused = ansible.plays(SITE, &["--limit", "node11", "-e", wrong]).run();
+    let refused = ansible.plays(SITE, &["--limit", "db1", "-e", wrong]).run();
     assert!(refused.stdout.contains("outside the valid range"), "{}", refused.stdout);
     assert_eq!(db.read("/etc/postgresql/15/main/conf.d/pgkeep.conf"), before);
     // A dry run of a change shows it, and makes none; a run makes it, and a second run does not again.
     let other = "pgkeep_postgresql_archive_timeout=30";
-    let dry = ansible.run(SITE, &["--check", "--limit", "node11", "-e", other]);
-    assert!(dry["node11"].changed > 0, "{dry:?}");
+    let dry = ansible.run(SITE, &["--check", "--limit", "db1", "-e", other]);
+    assert!(dry["db1"].changed > 0, "{dry:?}");
     assert_eq!(db.sql("SHOW archive_timeout"), "1min");
-    ansible.run(SITE, &["--limit", "node11", "-e", other]);
+    ansible.run(SITE, &["--limit", "db1", "-e", other]);
     assert_eq!(db.sql("SHOW archive_timeout"), "30s");
-    let again = ansible.run(SITE, &["--limit", "node11", "-e", other]);
-    assert_eq!(again["node11"].changed, 0, "{again:?}");
+    let again = ansible.run(SITE, &["--limit", "db1", "-e", other]);
+    assert_eq!(again["db1"].changed, 0, "{again:?}");
     // A new password is one.
     let other = r#"{"pgkeep_postgresql_archive_timeout": 30, "pgkeep_postgresql_role_password": "another one"}"#;
-    let changed = ansible.run(SITE, &["--limit", "node11", "-e", other]);
-    assert!(changed["node11"].changed > 0, "{changed:?}");
+    let changed = ansible.run(SITE, &["--limit", "db1", "-e", other]);
+    assert!(changed["db1"].changed > 0, "{changed:?}");
     db.run("pgkeep-init --check");
 }
 
@@ -250,10 +250,10 @@ fn the_repository(nas: &Host, db: &Host, rescue: &Host) {
         nas.ask("stat -c '%U %a' /srv/pgkeep /srv/pgkeep/backups"),
         "root 755\npgkeep 700"
     );
-    let ssh = "runuser -u postgres -- ssh -i /etc/pgkeep/id_ed25519 -o BatchMode=yes pgkeep@node10 true";
+    let ssh = "runuser -u postgres -- ssh -i /etc/pgkeep/id_ed25519 -o BatchMode=yes pgkeep@repo true";
     let sftp = |commands: &str| {
         format!(
-            "printf '{commands}\\n' | runuser -u postgres -- sftp -i /etc/pgkeep/id_ed25519 -o BatchMode=yes -b - pgkeep@node10"
+            "printf '{commands}\\n' | runuser -u postgres -- sftp -i /etc/pgkeep/id_ed25519 -o BatchMode=yes -b - pgkeep@repo"
         )
     };
     for host in [db, rescue] {
@@ -292,14 +292,14 @@ fn consul_and_prometheus_are_told() {
     };
     let Some(ansible) = Ansible::need(&lab) else { return };
     let _archive = Archive::new(&lab);
-    let db = lab.host("node10", "trixie");
+    let db = lab.host("db1", "trixie");
     db.run("pg_createcluster 17 main --start");
     db.write(
         "/etc/consul.d/10-alone.json",
         "{\"server\": true, \"bootstrap_expect\": 1, \"bind_addr\": \"127.0.0.1\"}\n",
     );
     db.run("systemctl start consul prometheus prometheus-node-exporter");
-    let hosts = json!({ "node10": {} });
+    let hosts = json!({ "db1": {} });
     ansible.inventory(
         &[&db],
         &json!({
@@ -323,10 +323,12 @@ fn consul_and_prometheus_are_told() {
             } },
         }),
     );
+    let whose = "stat -c '%U %G %a' /etc/prometheus/prometheus.yml";
+    db.run("chgrp prometheus /etc/prometheus/prometheus.yml; chmod 0640 /etc/prometheus/prometheus.yml");
     let config = db.read("/etc/prometheus/prometheus.yml");
     ansible.run(SITE, &[]);
     let again = ansible.run(SITE, &[]);
-    assert_eq!(again["node10"].changed, 0, "{again:?}");
+    assert_eq!(again["db1"].changed, 0, "{again:?}");
     assert_eq!(db.sql("SHOW summarize_wal"), "on");
 
     starts(&db, "pgkeep-check@main.service");
@@ -345,7 +347,8 @@ fn consul_and_prometheus_are_told() {
         let metrics = db.shell(&format!("curl -sf '{metric}'")).run().stdout;
         rules.contains("PgkeepBackupTooOld") && metrics.contains("\"main\"")
     });
-    // What was there stays, as structure.
+    // What was there stays, as structure, and whose it was.
+    assert_eq!(db.ask(whose), "root prometheus 640");
     assert!(config.contains("job_name: 'prometheus'"));
     let now = db.read("/etc/prometheus/prometheus.yml");
     assert!(
@@ -362,4 +365,5 @@ fn consul_and_prometheus_are_told() {
     let refused = ansible.plays(SITE, &["-e", "pgkeep_prometheus_interval=soon"]).run();
     assert_ne!(refused.code, Some(0), "{}", refused.stdout);
     assert_eq!(db.read("/etc/prometheus/prometheus.yml"), now);
+    assert_eq!(db.ask(whose), "root prometheus 640");
 }
