@@ -34,6 +34,13 @@ cargo_test() { cargo test --workspace --locked --no-fail-fast "$@"; }
 # The tools themselves: tests run them as programs, and cargo test alone does not build all of them.
 tools() { cargo build --workspace --bins --locked; }
 
+# Waits for what is being installed meanwhile, and says what cannot be had: PGKEEP_INSTALL names the groups of install.sh.
+stand() {
+    [[ -z ${PGKEEP_INSTALL:-} ]] && return
+    # shellcheck disable=SC2086 # they are words
+    tests/stand/install.sh $PGKEEP_INSTALL || echo 'going on; the tests say what they miss'
+}
+
 # A ring without a test program passes nothing.
 some() {
     (($#)) && return 0
@@ -70,6 +77,7 @@ export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((($(nproc) * 3 + 1) / 2))}
 ring_system() {
     local chosen
     mapfile -t chosen < <(programs tests/tests/*.rs tests/tests/*/main.rs)
+    stand
     some "${chosen[@]}" && tools && PGKEEP_SHARE=1 cargo_test "${chosen[@]}"
 }
 

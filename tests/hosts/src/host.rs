@@ -98,7 +98,7 @@ impl Host {
     /// Boots it and waits until systemd has started what it starts.
     pub fn boot(&self) {
         let script = format!(
-            "mkdir -p {group} && echo $$ > {group}/cgroup.procs && exec systemd-nspawn --quiet --keep-unit --register=no --boot \
+            "ip link delete vb-{name} 2>/dev/null; mkdir -p {group} && echo $$ > {group}/cgroup.procs && exec systemd-nspawn --quiet --keep-unit --register=no --boot \
              --link-journal=no -M {name} -D {root} --network-bridge=br0 --console=read-only --resolv-conf=off \
              --timezone=off >> {log} 2>&1",
             group = self.cgroup.display(),

@@ -111,6 +111,20 @@ fn a_cluster_is_given_pgkeep_and_lives_on() {
     assert_eq!(site.labels(), before);
     old.boot();
     members.wait_well();
+    // The lease that it held stands for five minutes more: the unit tries again by itself, sooner here than usual.
+    let leader = members.wait_leader();
+    leader.write(
+        "/etc/systemd/system/pgkeep-full-backup@.service.d/soon.conf",
+        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=20s\n",
+    );
+    leader.run("systemctl daemon-reload; systemctl start --no-block pgkeep-full-backup@main.service");
+    wait_until("a backup after the power cut", 2 * LONG, || {
+        site.labels().len() > before.len()
+    });
+    wait_until("it ends", LONG, || {
+        leader.ask("systemctl show --value -p ActiveState pgkeep-full-backup@main.service") == "inactive"
+    });
+    leader.run("rm /etc/systemd/system/pgkeep-full-backup@.service.d/soon.conf; systemctl daemon-reload");
     next_run_is_right(&site);
     site.all_is_well();
 

@@ -17,11 +17,12 @@ use crate::storage::{Key, Store};
 use crate::time::UtcTime;
 use crate::units::display_duration;
 
-/// How long a lease holds unless it is renewed.
-pub const TERM: Duration = Duration::from_secs(900);
+/// How long a lease holds unless it is renewed. Shorter than the units wait before they try again: after a power cut of the holder
+/// the second run finds it free.
+pub const TERM: Duration = Duration::from_secs(300);
 
 /// How often it is renewed: twice it may fail.
-const RENEWAL: Duration = Duration::from_secs(300);
+const RENEWAL: Duration = Duration::from_secs(100);
 
 /// Clocks that are further apart are worth a word; nothing depends on it.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
