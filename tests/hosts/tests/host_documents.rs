@@ -1,0 +1,53 @@
+//! Everything that a document tells the reader to type is typed, from top to bottom, on a host that has what the document says it has.
+//! What is not, and why, stands in `tests/hosts/src/typed.rs`.
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
+
+mod documents_stand;
+
+use documents_stand::{daily, disasters, first, guide, runbooks};
+use host_tests::reader::Before;
+use host_tests::typed::{STORIES, write_record};
+use host_tests::{Lab, Reader};
+
+/// Types the documents of a story; `PGKEEP_RECORD` writes down that it was done.
+fn story(name: &str, begin: fn(&mut Reader), before: Before) {
+    let Some(lab) = Lab::need(name, &["bookworm"]) else {
+        return;
+    };
+    let (_, documents) = STORIES.iter().find(|(other, _)| *other == name).unwrap();
+    let mut reader = Reader::new(&lab);
+    begin(&mut reader);
+    for document in *documents {
+        println!("{document}");
+        reader.types(document, before);
+    }
+    assert!(reader.wrong.is_empty(), "{}", reader.wrong.join("\n\n"));
+    if std::env::var_os("PGKEEP_RECORD").is_some() {
+        write_record(documents);
+    }
+}
+
+#[test]
+fn the_first_page() {
+    story("the_first_page", first::begin, first::before);
+}
+
+#[test]
+fn the_guide() {
+    story("the_guide", guide::begin, guide::before);
+}
+
+#[test]
+fn what_is_done_every_day() {
+    story("what_is_done_every_day", daily::begin, daily::before);
+}
+
+#[test]
+fn the_runbooks() {
+    story("the_runbooks", runbooks::begin, runbooks::before);
+}
+
+#[test]
+fn the_disasters() {
+    story("the_disasters", disasters::begin, disasters::before);
+}
