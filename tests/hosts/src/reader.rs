@@ -69,6 +69,7 @@ impl Reader {
     /// Types a document from top to bottom.
     pub fn types(&mut self, document: &str, before: Before) {
         for block in typed::blocks(document) {
+            println!("{}", block.name());
             for command in block.typed() {
                 before(self, &block, command);
                 let typed = self.typed(&block, command);
@@ -147,6 +148,12 @@ impl Reader {
         let full = self.label("backups");
         self.say("a full backup", full);
         self.moves_on();
+    }
+
+    /// Sets a parameter of the server.
+    pub fn sets(&self, name: &str, value: &str) {
+        self.host.sql(&format!("ALTER SYSTEM SET {name} = '{value}'"));
+        self.host.sql("SELECT pg_reload_conf()");
     }
 
     /// The data that documents speak of.

@@ -211,7 +211,8 @@ pub const LEFT: &[(&str, &str, &[&str], &str)] = &[
     ),
 ];
 
-/// Exit codes other than 0 that a command may have: document, section (`*`: any), how the command begins, the code, and what it means there.
+/// Exit codes other than 0: document, section, how the command begins, the code, and what it means there. A command has to end with
+/// it; where the document is `*`, it may.
 pub const CODES: &[(&str, &str, &str, i32, &str)] = &[
     (
         "*",
@@ -221,6 +222,16 @@ pub const CODES: &[(&str, &str, &str, i32, &str)] = &[
         "nothing waits",
     ),
     ("*", "*", "findmnt /var/backups/pgkeep", 1, "nothing is mounted there"),
+    (
+        "docs/disasters.md",
+        "A whole database server lost",
+        "diff -r ",
+        1,
+        "the new machine's configuration is another one",
+    ),
+    ("docs/runbooks.md", "PgkeepWalGap", "pgkeep-verify", 1, "it names the segment that is missing"),
+    ("docs/runbooks.md", "PgkeepChecksStale", "systemctl status", 3, "the check is not running just now"),
+    ("docs/runbooks.md", "PgkeepErasurePending", "pgkeep-check-archive", 2, "it says what is pending"),
 ];
 
 /// A block of commands.
@@ -363,17 +374,16 @@ pub fn filled(command: &str, values: &BTreeMap<&'static str, String>) -> String 
 
 /// The codes with which a command may end.
 pub fn codes(block: &Block, command: &str) -> Vec<i32> {
-    let here = |(document, section, begins, _, _): &&(&str, &str, &str, i32, &str)| {
-        (*document == "*" || *document == block.document)
-            && (*section == "*" || *section == block.section)
-            && command.starts_with(begins)
+    let of = |here: &str, there: &str| -> Vec<i32> {
+        let is_it = |(document, section, begins, _, _): &&(&str, &str, &str, i32, &str)| {
+            *document == here && *section == there && command.starts_with(begins)
+        };
+        CODES.iter().filter(is_it).map(|(_, _, _, code, _)| *code).collect()
     };
-    CODES
-        .iter()
-        .filter(here)
-        .map(|(_, _, _, code, _)| *code)
-        .chain([0])
-        .collect()
+    match of(&block.document, &block.section) {
+        codes if codes.is_empty() => [of("*", "*"), vec![0]].concat(),
+        codes => codes,
+    }
 }
 
 /// What the record has to say of a document once all of it was typed.

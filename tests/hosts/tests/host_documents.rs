@@ -4,12 +4,13 @@
 
 mod documents_stand;
 
-use documents_stand::{daily, disasters, first, guide, runbooks};
+use documents_stand::{chosen, daily, disasters, first, guide, runbooks};
 use host_tests::reader::Before;
 use host_tests::typed::{STORIES, write_record};
 use host_tests::{Lab, Reader};
 
-/// Types the documents of a story; `PGKEEP_RECORD` writes down that it was done.
+/// Types the documents of a story; `PGKEEP_RECORD` writes down that it was done,
+/// `PGKEEP_DOCUMENT` leaves out all documents but one.
 fn story(name: &str, begin: fn(&mut Reader), before: Before) {
     let Some(lab) = Lab::need(name, &["bookworm"]) else {
         return;
@@ -17,12 +18,12 @@ fn story(name: &str, begin: fn(&mut Reader), before: Before) {
     let (_, documents) = STORIES.iter().find(|(other, _)| *other == name).unwrap();
     let mut reader = Reader::new(&lab);
     begin(&mut reader);
-    for document in *documents {
-        println!("{document}");
+    let only = chosen();
+    for document in documents.iter().filter(|document| only.as_deref().is_none_or(|only| only == **document)) {
         reader.types(document, before);
     }
     assert!(reader.wrong.is_empty(), "{}", reader.wrong.join("\n\n"));
-    if std::env::var_os("PGKEEP_RECORD").is_some() {
+    if std::env::var_os("PGKEEP_RECORD").is_some() && only.is_none() {
         write_record(documents);
     }
 }

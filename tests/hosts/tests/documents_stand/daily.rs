@@ -7,10 +7,13 @@ use host_tests::archive::project;
 use host_tests::reader::DATA;
 use host_tests::typed::{Block, shown};
 
-use super::{TWO, damages, keeps_for_others, mirrored};
+use super::{TWO, chosen, damages, keeps_for_others, mirrored};
 
 pub fn begin(reader: &mut Reader) {
     reader.host.run("pg_createcluster 15 main --start");
+    if chosen().is_some() {
+        reader.installs();
+    }
 }
 
 pub fn before(reader: &mut Reader, block: &Block, command: &str) {
@@ -37,7 +40,7 @@ pub fn before(reader: &mut Reader, block: &Block, command: &str) {
         ("docs/monitoring.md", section, _) if is_first => watched(reader, section),
         ("docs/migration.md", _, 1) if is_first => {
             reader.works(TWO);
-            reader.host.sql("ALTER SYSTEM SET archive_command = '/usr/bin/pgkeep-archive-push %p && /bin/true'; SELECT pg_reload_conf()");
+            reader.sets("archive_command", "/usr/bin/pgkeep-archive-push %p && /bin/true");
         }
         ("docs/snapshots.md", "A machine was put back", _) => put_back(reader, command),
         ("docs/s3.md", _, _) if is_first => {
@@ -68,14 +71,15 @@ fn dumps(reader: &mut Reader, section: &str, number: usize, command: &str) {
         ("Bringing something back", _) if command.contains("--table") => {
             reader.shop("DROP TABLE orders");
         }
+        // The schema that was put back is another one, and the command would ask which is meant.
+        ("Erasing a tenant", 1) if command.starts_with("pgkeep-prune") => reader.works(TWO),
         ("Without pgkeep", _) if command.starts_with("age") => {
             reader.works(TWO);
             reader.host.run("pgkeep-dump --database shop");
             let label = reader.label("dumps");
             reader.host.run(&format!(
                 "cp -a $(find /var/backups/pgkeep -name {label} -type d) /root/dump; cp /etc/pgkeep/identity.txt /root/dump/
-                cd /root/dump; find . -name '1.dump.zst.age' -exec cp -n {{}} . ';'; ls -R
-                runuser -u postgres -- createdb shop_new"
+                cd /root/dump; find . -name '1.dump.zst.age' -exec cp -n {{}} . ';'; ls -R"
             ));
             reader.directory = "/root/dump".into();
         }

@@ -6,6 +6,11 @@ pub mod first;
 pub mod guide;
 pub mod runbooks;
 
+/// The one document that shall be typed, where somebody works on it.
+pub fn chosen() -> Option<String> {
+    std::env::var("PGKEEP_DOCUMENT").ok()
+}
+
 /// Two repositories, as most documents have them.
 pub const TWO: &str = r#"
 [cluster.main]

@@ -10,9 +10,7 @@ pub fn begin(reader: &mut Reader) {
     reader.installs();
     reader.works(TWO);
     // WAL that is archived stays in pg_wal for a while, as on a server that is busy.
-    reader
-        .host
-        .sql("ALTER SYSTEM SET wal_keep_size = '1GB'; SELECT pg_reload_conf()");
+    reader.sets("wal_keep_size", "1GB");
     reader.host.run(
         "systemctl enable -q --now pgkeep-full-backup@main.timer pgkeep-base-backup@main.timer pgkeep-prune@main.timer pgkeep-check@main.timer
         systemctl start pgkeep-base-backup@main.service pgkeep-prune@main.service pgkeep-verify@main.service
