@@ -211,8 +211,8 @@ pub const LEFT: &[(&str, &str, &[&str], &str)] = &[
     ),
 ];
 
-/// Exit codes other than 0: document, section, how the command begins, the code, and what it means there. A command has to end with
-/// it; where the document is `*`, it may.
+/// Exit codes other than 0: document, section, the command (all that begin so, if it ends with a space), the code, and what it
+/// means there. A command has to end with it; where the document is `*`, it may.
 pub const CODES: &[(&str, &str, &str, i32, &str)] = &[
     (
         "*",
@@ -229,9 +229,48 @@ pub const CODES: &[(&str, &str, &str, i32, &str)] = &[
         1,
         "the new machine's configuration is another one",
     ),
-    ("docs/runbooks.md", "PgkeepWalGap", "pgkeep-verify", 1, "it names the segment that is missing"),
-    ("docs/runbooks.md", "PgkeepChecksStale", "systemctl status", 3, "the check is not running just now"),
-    ("docs/runbooks.md", "PgkeepErasurePending", "pgkeep-check-archive", 2, "it says what is pending"),
+    (
+        "docs/runbooks.md",
+        "PgkeepWalGap",
+        "pgkeep-verify",
+        1,
+        "it names the segment that is missing",
+    ),
+    (
+        "docs/runbooks.md",
+        "PgkeepChecksStale",
+        "systemctl status pgkeep-check@main.service",
+        3,
+        "the check is not running just now",
+    ),
+    (
+        "docs/runbooks.md",
+        "PgkeepErasurePending",
+        "pgkeep-check-archive",
+        2,
+        "it says what is pending",
+    ),
+    (
+        "docs/disasters.md",
+        "The repository is lost",
+        "pgkeep-init --check",
+        1,
+        "it says what is not there",
+    ),
+    (
+        "docs/disasters.md",
+        "The repository is lost",
+        "pgkeep-init",
+        1,
+        "it says the UUID",
+    ),
+    (
+        "docs/disasters.md",
+        "The repository is damaged",
+        "pgkeep-verify --read-data --format json > /srv/rescue/verify.json",
+        1,
+        "there is damage",
+    ),
 ];
 
 /// A block of commands.
@@ -372,11 +411,16 @@ pub fn filled(command: &str, values: &BTreeMap<&'static str, String>) -> String 
     )
 }
 
+/// Whether an entry of [`CODES`] means this command.
+fn is_meant(command: &str, begins: &str) -> bool {
+    command == begins || (begins.ends_with(' ') && command.starts_with(begins))
+}
+
 /// The codes with which a command may end.
 pub fn codes(block: &Block, command: &str) -> Vec<i32> {
     let of = |here: &str, there: &str| -> Vec<i32> {
         let is_it = |(document, section, begins, _, _): &&(&str, &str, &str, i32, &str)| {
-            *document == here && *section == there && command.starts_with(begins)
+            *document == here && *section == there && is_meant(command, begins)
         };
         CODES.iter().filter(is_it).map(|(_, _, _, code, _)| *code).collect()
     };
@@ -492,7 +536,7 @@ mod tests {
         for (document, section, begins, code, _) in CODES {
             let mut there = of(document, section).into_iter();
             assert!(
-                there.any(|command| command.starts_with(begins)),
+                there.any(|command| is_meant(command, begins)),
                 "{document} > {section}: {begins}"
             );
             assert_ne!(*code, 0, "{begins}");

@@ -19,7 +19,10 @@ fn story(name: &str, begin: fn(&mut Reader), before: Before) {
     let mut reader = Reader::new(&lab);
     begin(&mut reader);
     let only = chosen();
-    for document in documents.iter().filter(|document| only.as_deref().is_none_or(|only| only == **document)) {
+    for document in documents
+        .iter()
+        .filter(|document| only.as_deref().is_none_or(|only| only == **document))
+    {
         reader.types(document, before);
     }
     assert!(reader.wrong.is_empty(), "{}", reader.wrong.join("\n\n"));

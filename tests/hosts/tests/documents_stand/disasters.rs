@@ -42,6 +42,7 @@ pub fn before(reader: &mut Reader, block: &Block, command: &str) {
         "The identity is lost" if is_first => identity(reader, number),
         "Identity or S3 key stolen" if is_first => stolen(reader, number),
         "Ransomware on the database host" => ransomware(reader, number, is_first),
+        "pgkeep itself cannot be used" if command.starts_with("apt-get") => reader.works(TWO),
         "The wrong PostgreSQL version is installed" if is_first => version(reader, number),
         _ => {}
     }
@@ -211,7 +212,7 @@ fn identity(reader: &mut Reader, number: usize) {
             reader.host.run("cp /etc/pgkeep/identity.txt /root/identity.txt");
         }
         3 => {
-            let recipient = reader.host.ask("grep -o 'age1.*' /root/pgkeep-identity-2.txt");
+            let recipient = reader.host.ask("grep -om 1 'age1[a-z0-9]*' /root/pgkeep-identity-2.txt");
             reader.configures(&TWO.replace("age1...", &recipient));
             reader
                 .host
@@ -230,7 +231,7 @@ fn stolen(reader: &mut Reader, number: usize) {
             reader.works(TWO);
         }
         4 => {
-            let recipient = reader.host.ask("grep -o 'age1.*' /root/pgkeep-identity-2.txt");
+            let recipient = reader.host.ask("grep -om 1 'age1[a-z0-9]*' /root/pgkeep-identity-2.txt");
             reader.host.run(
                 "cat /root/pgkeep-identity-2.txt >> /etc/pgkeep/identity.txt; install -d -o postgres -g postgres -m 700 /srv/new",
             );
@@ -262,12 +263,7 @@ fn ransomware(reader: &mut Reader, number: usize, is_first: bool) {
 fn version(reader: &mut Reader, number: usize) {
     match number {
         1 => reader.works(TWO),
-        3 => {
-            reader.empties();
-            reader
-                .host
-                .run("pgkeep-restore --to /srv/rescue/data --extra-to /srv/rescue/extra");
-        }
+        3 => reader.empties(),
         4 => {
             reader.host.run(
                 "runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_ctl -D /srv/rescue/data -m fast stop
