@@ -38,6 +38,8 @@ impl Reader {
     /// A host with PostgreSQL's programs and no cluster, which knows where packages are.
     pub fn new(lab: &Lab) -> Reader {
         let (archive, host) = (Archive::new(lab), lab.host("db1", "bookworm"));
+        // Repositories have room, however full the machine's own disk is.
+        host.run("for place in /var/backups /mnt /srv; do mount -t tmpfs -o size=4G,mode=755 tmpfs $place; done");
         // These names are this host's own, and the primary that a standby asks never answers.
         host.run("echo 127.0.0.1 nas.example.com >> /etc/hosts; ip address add 10.0.0.1/32 dev lo");
         let mut reader = Reader {

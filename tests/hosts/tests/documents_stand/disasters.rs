@@ -212,7 +212,9 @@ fn identity(reader: &mut Reader, number: usize) {
             reader.host.run("cp /etc/pgkeep/identity.txt /root/identity.txt");
         }
         3 => {
-            let recipient = reader.host.ask("grep -om 1 'age1[a-z0-9]*' /root/pgkeep-identity-2.txt");
+            let recipient = reader
+                .host
+                .ask("grep -om 1 'age1[a-z0-9]*' /root/pgkeep-identity-2.txt");
             reader.configures(&TWO.replace("age1...", &recipient));
             reader
                 .host
@@ -231,7 +233,9 @@ fn stolen(reader: &mut Reader, number: usize) {
             reader.works(TWO);
         }
         4 => {
-            let recipient = reader.host.ask("grep -om 1 'age1[a-z0-9]*' /root/pgkeep-identity-2.txt");
+            let recipient = reader
+                .host
+                .ask("grep -om 1 'age1[a-z0-9]*' /root/pgkeep-identity-2.txt");
             reader.host.run(
                 "cat /root/pgkeep-identity-2.txt >> /etc/pgkeep/identity.txt; install -d -o postgres -g postgres -m 700 /srv/new",
             );
