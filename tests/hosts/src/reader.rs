@@ -30,6 +30,10 @@ pub struct Reader {
     pub values: BTreeMap<&'static str, String>,
     /// Where they are.
     pub directory: String,
+    /// Who they are.
+    pub user: String,
+    /// What they have typed before, and still holds.
+    pub prelude: String,
     /// What did not do what the document promises.
     pub wrong: Vec<String>,
 }
@@ -47,6 +51,8 @@ impl Reader {
             archive,
             values: BTreeMap::new(),
             directory: "/root".into(),
+            user: "root".into(),
+            prelude: String::new(),
             wrong: Vec::new(),
         };
         reader.say("the repository for apt", "http://apt.test");
@@ -100,8 +106,16 @@ impl Reader {
         let before = block.commands.iter().take_while(|other| *other != command);
         let settings: String = before.filter(is_setting).map(|line| format!("{line}\n")).collect();
         let filled = typed::filled(command, &self.values);
-        let script = format!("cd '{}'\n{settings}{filled}", self.directory);
-        let ran = self.host.shell(&script).stdin("y\n").run();
+        let script = format!("cd '{}'\n{}{settings}{filled}\n", self.directory, self.prelude);
+        let ran = match self.user.as_str() {
+            "root" => self.host.shell(&script).stdin("y\n").run(),
+            user => {
+                self.host.write("/tmp/typed.sh", &script);
+                self.host
+                    .shell(&format!("runuser -u {user} -- bash /tmp/typed.sh"))
+                    .run()
+            }
+        };
         let codes = typed::codes(block, command);
         if ran.code.is_some_and(|code| codes.contains(&code)) {
             return Ok(());

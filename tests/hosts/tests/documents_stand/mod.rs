@@ -1,5 +1,6 @@
 //! What has to be so on a host before a document's command can be typed.
 
+pub mod by_hand;
 pub mod daily;
 pub mod disasters;
 pub mod first;
