@@ -18,7 +18,9 @@ pub mod archive;
 pub mod host;
 pub mod lab;
 pub mod members;
+pub mod reader;
 pub mod site;
+pub mod typed;
 pub mod words;
 
 pub use ansible::Ansible;
@@ -26,4 +28,5 @@ pub use archive::Archive;
 pub use host::Host;
 pub use lab::Lab;
 pub use members::Members;
+pub use reader::Reader;
 pub use site::Site;
