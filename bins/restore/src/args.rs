@@ -135,6 +135,19 @@ pub struct Args {
     #[arg(long, value_name = "CONNINFO", help_heading = "Appended by Patroni")]
     pub connstring: Option<String>,
 
+    /// Patroni's options of the method, which it appends too unless no_params is set (Patroni 4.0.7,
+    /// patroni/postgresql/bootstrap.py, create_replica); accepted and not used
+    #[arg(long = "keep_data", value_name = "BOOL", help_heading = "Appended by Patroni")]
+    pub keep_data: Option<String>,
+
+    /// As keep_data
+    #[arg(long = "no_leader", value_name = "BOOL", help_heading = "Appended by Patroni")]
+    pub no_leader: Option<String>,
+
+    /// As keep_data
+    #[arg(long = "no_params", value_name = "BOOL", help_heading = "Appended by Patroni")]
+    pub no_params: Option<String>,
+
     #[command(flatten)]
     pub repositories: Repositories,
 

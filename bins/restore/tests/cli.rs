@@ -198,6 +198,25 @@ fn a_standby_follows_its_primary() {
     assert!(settings.contains("recovery_target_timeline = 'latest'"), "{settings}");
 }
 
+/// What Patroni 4.0.7 appends to the command of a create_replica_methods entry with keep_data and no_leader.
+#[test]
+fn what_patroni_appends_is_understood() {
+    let sample = Sample::new(false);
+    let directory = format!("--datadir={}", sample.path("pg").display());
+    let appended = [
+        "--standby",
+        "--delta",
+        "--keep_data=True",
+        "--no_leader=True",
+        "--scope=main",
+        "--role=replica",
+        &directory,
+        "--connstring=host=10.0.0.1 user=replicator",
+    ];
+    sample.restore(&appended).ended(0, &["stay a standby"]);
+    assert!(sample.path("pg/standby.signal").exists());
+}
+
 #[test]
 fn a_dry_run_shows_the_plan_on_stdout_and_touches_nothing() {
     let sample = Sample::new(false);
