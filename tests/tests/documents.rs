@@ -183,7 +183,7 @@ fn calls(text: &str) -> Vec<Call> {
                     flags: Vec::new(),
                 });
                 open = true;
-            } else if open && bare.starts_with('-') {
+            } else if open && bare.starts_with('-') && bare != "-" {
                 let flag = bare.split('=').next().unwrap_or_default();
                 calls.last_mut().unwrap().flags.push(flag.to_owned());
             }

@@ -75,6 +75,7 @@ impl Reader {
     }
 
     /// Types a document from top to bottom.
+    #[allow(clippy::print_stdout)]
     pub fn types(&mut self, document: &str, before: Before) {
         for block in typed::blocks(document) {
             println!("{}", block.name());
@@ -125,7 +126,7 @@ impl Reader {
 
     /// Everything as it was after the packages were installed, with a fresh server that archives, and this configuration.
     pub fn begins_anew(&self, config: &str) {
-        self.host.run(&format!(
+        self.host.run(
             "systemctl stop 'pgkeep-*' || true; systemctl reset-failed 'pgkeep-*' || true
             pg_lsclusters -h | while read -r major name _; do pg_dropcluster --stop \"$major\" \"$name\"; done
             for place in /var/backups/pgkeep /mnt/nas/pgkeep /mnt/offsite /srv/rescue /srv/larger /srv/restore-test; do rm -rf $place; done
@@ -134,11 +135,11 @@ impl Reader {
             install -d -m 755 /mnt/nas /mnt/offsite && install -d -o postgres -g postgres -m 700 /mnt/nas/pgkeep /mnt/offsite
             pg_createcluster 15 main
             printf '%s\\n' 'archive_mode = on' \"archive_command = 'pgkeep-archive-push %p'\" 'archive_timeout = 60' >> /etc/postgresql/15/main/postgresql.conf
-            pg_ctlcluster 15 main start || systemctl start postgresql@15-main
+            systemctl start postgresql@15-main
             [ -e /etc/pgkeep/identity.txt ] || runuser -u postgres -- pgkeep-init --generate-key /tmp/identity.txt > /root/recipient
             [ ! -e /tmp/identity.txt ] || install -o postgres -g postgres -m 600 /tmp/identity.txt /etc/pgkeep/identity.txt
             rm -f /tmp/identity.txt"
-        ));
+        );
         self.configures(config);
     }
 

@@ -488,12 +488,21 @@ mod tests {
                 blocks(&document).is_empty() || stories.contains(&document.as_str()),
                 "no story types {document}"
             );
-            assert_eq!(
-                record(&document),
-                recorded(&document),
+            let (known, recorded) = (record(&document), recorded(&document));
+            let differs = known
+                .lines()
+                .zip(recorded.lines())
+                .position(|(one, other)| one != other);
+            let from = differs.unwrap_or_else(|| recorded.lines().count().min(known.lines().count()));
+            assert!(
+                known == recorded,
                 "{document} was changed: let the hosts type it, \
-                 `PGKEEP_RECORD=1 cargo test -p host-tests --test host_documents`, or say in {} why not",
-                file!()
+                 `PGKEEP_RECORD=1 cargo test -p host-tests --test host_documents`, or say in {} why not; \
+                 line {} of the record of it should be {:?} and is {:?}",
+                file!(),
+                from + 1,
+                known.lines().nth(from),
+                recorded.lines().nth(from)
             );
         }
     }

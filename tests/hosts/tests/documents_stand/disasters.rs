@@ -133,16 +133,13 @@ fn corrupted(reader: &mut Reader, number: usize) {
 }
 
 fn full(reader: &mut Reader, number: usize) {
-    match number {
-        1 => {
-            reader.wait_open();
-            assert_eq!(reader.shop("SELECT count(*) FROM orders"), "3000");
-            reader
-                .host
-                .sql("SELECT pg_create_physical_replication_slot('standby2', true)");
-            reader.host.run("rm -rf /var/lib/postgresql/15/pg_wal.old");
-        }
-        _ => {}
+    if number == 1 {
+        reader.wait_open();
+        assert_eq!(reader.shop("SELECT count(*) FROM orders"), "3000");
+        reader
+            .host
+            .sql("SELECT pg_create_physical_replication_slot('standby2', true)");
+        reader.host.run("rm -rf /var/lib/postgresql/15/pg_wal.old");
     }
 }
 
@@ -159,14 +156,11 @@ fn two(reader: &mut Reader, number: usize) {
 
 /// Its place is there, and empty.
 fn repository_lost(reader: &mut Reader, number: usize) {
-    match number {
-        1 => {
-            mirrored(reader);
-            let uuid = reader.host.ask("pgkeep-info --repository local --format json | grep -o '\"uuid\": *\"[^\"]*\"' | head -n 1 | cut -d '\"' -f 4");
-            reader.say("the repository that is gone", uuid);
-            reader.host.run("find /var/backups/pgkeep -mindepth 1 -delete");
-        }
-        _ => {}
+    if number == 1 {
+        mirrored(reader);
+        let uuid = reader.host.ask("pgkeep-info --repository local --format json | grep -o '\"uuid\": *\"[^\"]*\"' | head -n 1 | cut -d '\"' -f 4");
+        reader.say("the repository that is gone", uuid);
+        reader.host.run("find /var/backups/pgkeep -mindepth 1 -delete");
     }
 }
 
