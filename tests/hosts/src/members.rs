@@ -14,7 +14,7 @@ pub const DATA: &str = "/var/lib/postgresql/17/main";
 /// The password of the superuser, who is asked over the network, too.
 pub const PASSWORD: &str = "of-the-superuser";
 
-const LONG: Duration = Duration::from_secs(240);
+const LONG: Duration = Duration::from_secs(400);
 
 /// Three hosts with Patroni.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Members {
              restapi:\n  listen: {address}:8008\n  connect_address: {address}:8008\n\
              bootstrap:\n  dcs:\n    ttl: 20\n    loop_wait: 3\n    retry_timeout: 5\n    maximum_lag_on_failover: 1048576\n\
              \x20   postgresql:\n      use_pg_rewind: true\n      use_slots: true\n\
-             \x20     parameters:\n        wal_log_hints: 'on'\n        max_wal_senders: 10\n\
+             \x20     parameters:\n        wal_log_hints: 'on'\n        max_wal_senders: 10\n        checkpoint_timeout: 60\n\
              \x20 initdb:\n  - encoding: UTF8\n  - data-checksums\n\
              postgresql:\n  listen: '*:5432'\n  connect_address: {address}:5432\n  data_dir: {DATA}\n\
              \x20 bin_dir: /usr/lib/postgresql/17/bin\n  pgpass: /var/lib/postgresql/pgpass.patroni\n\

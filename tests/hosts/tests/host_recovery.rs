@@ -72,7 +72,8 @@ fn members_and_clusters_come_back() {
     host.write("/etc/patroni/config.yml", &format!("{kept}\n"));
     host.run("systemctl reload patroni");
     println!(
-        "REPORT: new member of {} MB: from the repository {:.0} s, the leader sent {} MB; from the leader {:.0} s, it sent {} MB",
+        "REPORT: new member of {} MB of a leader at work: from the repository {:.0} s, the leader sent {} MB; from the leader {:.0} s \
+         (its checkpoint, which a copy waits for, is spread over a minute here and over five by default), it sent {} MB",
         size >> 20,
         from_repository.as_secs_f64(),
         sent_by_leader >> 20,
