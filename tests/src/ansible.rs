@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::output::project;
 use crate::stand;
 use crate::tool::{PATH, Tool};
 
@@ -29,8 +30,7 @@ pub fn need() -> Option<PathBuf> {
 
 /// The collection's directory.
 pub fn collection() -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ansible");
-    fs::canonicalize(path).unwrap()
+    fs::canonicalize(project("ansible")).unwrap()
 }
 
 /// Gives a program what Ansible's programs want: each other, a place for what they keep, and the project's collection.

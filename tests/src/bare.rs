@@ -2,8 +2,9 @@
 //! fixtures.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::output::project;
 use crate::{Scratch, Tool, account};
 
 /// The system identifier that the fixture names is not important; this is where it lies.
@@ -115,6 +116,5 @@ pub fn keys(value: &serde_json::Value) -> Vec<String> {
 
 /// A file of the project, by its path from the root.
 pub fn project_file(path: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    fs::read_to_string(root.join(path)).unwrap()
+    fs::read_to_string(project(path)).unwrap()
 }

@@ -7,12 +7,13 @@ mod homes_stand;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use common::config::Config;
-use homes_stand::{Job, Line, cron_jobs, crontab, example, jobs, project, text, with_second_repository, words, yaml};
+use homes_stand::{Job, Line, cron_jobs, crontab, example, jobs, text, with_second_repository, words, yaml};
 use serde_json::Value;
-use system_tests::{Scratch, Tool, stand};
+use system_tests::output::{run, said};
+use system_tests::{Scratch, Tool, project, stand};
 
 /// Units, the time of their timer, and that time for cron.
 const TIMES: [(&str, &str, &str); 8] = [
@@ -201,18 +202,6 @@ fn the_configurations_can_be_read_where_they_are_used() {
 fn program(name: &str) -> Option<PathBuf> {
     let path = stand::directory().join("homes-1/bin").join(name);
     path.is_file().then_some(path)
-}
-
-fn run(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
-}
-
-fn said(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 #[test]

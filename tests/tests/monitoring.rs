@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use system_tests::wait::{PATIENCE, wait_until};
-use system_tests::{Options, Scratch, Server, Story, Tool, stand};
+use system_tests::{Options, Scratch, Server, Story, Tool, project, stand};
 
 /// A program of tests/stand/install.sh monitoring.
 fn program(name: &str) -> Option<PathBuf> {
@@ -23,11 +23,7 @@ fn program(name: &str) -> Option<PathBuf> {
 }
 
 fn packaging(below: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../packaging")
-        .join(below)
-        .canonicalize()
-        .unwrap()
+    project("packaging").join(below).canonicalize().unwrap()
 }
 
 /// A program that runs until it is dropped.

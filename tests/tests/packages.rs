@@ -8,9 +8,10 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use common::config::Config;
-use system_tests::Scratch;
+use system_tests::output::{run, said};
 use system_tests::stand::need_program;
 use system_tests::tool::programs;
+use system_tests::{Scratch, project};
 
 /// What `systemd-analyze security` may say of a unit at most.
 const EXPOSURE: f64 = 2.0;
@@ -20,22 +21,6 @@ struct Packages {
     _scratch: Scratch,
     files: Vec<PathBuf>,
     tree: PathBuf,
-}
-
-fn project(below: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(below)
-}
-
-fn run(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
-}
-
-fn said(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 fn build(into: &Path, pages: &Path) -> Vec<PathBuf> {

@@ -18,8 +18,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use system_tests::Tool;
 
-use crate::archive::project;
 use crate::{Host, Lab};
+use system_tests::project;
 
 /// A playbook installs packages, restarts servers and takes backups.
 const LONG: Duration = Duration::from_secs(1200);
@@ -92,6 +92,14 @@ impl<'lab> Ansible<'lab> {
             .arg(self.place.join("inventory.yml"))
             .args(extra)
             .arg(project(playbook))
+    }
+
+    /// Runs it where everything is as it wants it: no host is changed.
+    pub fn run_unchanged(&self, playbook: &str, extra: &[&str]) {
+        let recap = self.run(playbook, extra);
+        for (host, counts) in &recap {
+            assert_eq!((counts.changed, counts.failed), (0, 0), "{host}: {recap:?}");
+        }
     }
 
     /// One of Ansible's programs, with the collection and the key to the hosts.

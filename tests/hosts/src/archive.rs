@@ -1,11 +1,11 @@
 //! The packages in a signed repository for apt, served on the hosts' network.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use system_tests::Tool;
 use system_tests::tool::{Running, programs};
 use system_tests::wait::{PATIENCE, wait_until};
+use system_tests::{Tool, project};
 
 use crate::lab::{CONTROL, Lab};
 
@@ -18,11 +18,6 @@ pub struct Archive {
     pages: PathBuf,
     scratch: PathBuf,
     _server: Running,
-}
-
-/// A file of the project.
-pub fn project(below: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(below)
 }
 
 impl Archive {

@@ -21,7 +21,6 @@ pub mod members;
 pub mod reader;
 pub mod site;
 pub mod typed;
-pub mod words;
 
 pub use ansible::Ansible;
 pub use archive::Archive;

@@ -1,6 +1,6 @@
 //! A Patroni cluster of three hosts, with etcd beside it, as somebody has it before pgkeep comes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use system_tests::wait::wait_until;
@@ -169,13 +169,5 @@ impl Members {
     /// What a statement says on the leader.
     pub fn sql(&self, statement: &str) -> String {
         self.wait_leader().sql(statement)
-    }
-
-    /// How long something takes until all members are well again.
-    pub fn time(&self, what: impl FnOnce()) -> Duration {
-        let begin = Instant::now();
-        what();
-        self.wait_well();
-        begin.elapsed()
     }
 }

@@ -10,10 +10,10 @@ use system_tests::mounts::Mounted;
 use system_tests::wait::wait_until;
 use system_tests::{S3, Sink, Tool};
 
-use crate::archive::project;
 use crate::lab::CONTROL;
 use crate::members::DATA;
 use crate::{Ansible, Archive, Host, Lab, Members};
+use system_tests::project;
 
 /// The playbook that does everything.
 pub const SITE: &str = "ansible/playbooks/site.yml";

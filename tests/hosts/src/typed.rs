@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use crate::archive::project;
+use system_tests::project;
 
 /// The record: each block that was typed, with its commands; before those that are left stands a `-`.
 pub const RECORD: &str = "tests/hosts/typed.txt";

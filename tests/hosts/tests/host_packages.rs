@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use host_tests::words::commands;
+use host_tests::typed::shown;
 use host_tests::{Archive, Host, Lab};
 use system_tests::wait::wait_until;
 
@@ -69,7 +69,7 @@ fn journal(host: &Host, unit: &str) -> String {
 /// From nothing to a first backup, by what `docs/packages.md` says.
 fn install(host: &Host, major: &str) {
     host.run(&format!("pg_createcluster {major} main --start"));
-    let blocks = commands("docs/packages.md", "From a repository");
+    let blocks = shown("docs/packages.md", "From a repository", "sh");
     let add = blocks.iter().find(|block| block.contains("pgkeep.sources")).unwrap();
     host.run(&add.replace("https://apt.example.com/pgkeep", "http://apt.test"));
     // One file is edited: the lines that are there are taken, for the version of this host.
@@ -78,7 +78,7 @@ fn install(host: &Host, major: &str) {
         printf '[repository.copy]\\nurl = \"file:///srv/copy\"\\nrequired = false\\n' >> /etc/pgkeep/pgkeep.toml
         install -d -o postgres -g postgres -m 0700 /srv/copy"
     ));
-    let [begin] = &commands("docs/packages.md", "From the package to the first backup")[..] else {
+    let [begin] = &shown("docs/packages.md", "From the package to the first backup", "sh")[..] else {
         panic!("one block of commands was expected")
     };
     host.run(begin);

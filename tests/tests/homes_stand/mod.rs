@@ -1,16 +1,11 @@
 //! The examples below `packaging/examples` as data: crontabs, YAML, and the jobs that are in them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
+use system_tests::project;
 use yaml_rust2::{Yaml, YamlLoader};
-
-/// A file of the project.
-pub fn project(below: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    root.join(below)
-}
 
 /// A file of the examples.
 pub fn example(below: &str) -> PathBuf {

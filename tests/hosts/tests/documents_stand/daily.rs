@@ -3,9 +3,9 @@
 use std::fs;
 
 use host_tests::Reader;
-use host_tests::archive::project;
 use host_tests::reader::DATA;
 use host_tests::typed::{Block, shown};
+use system_tests::project;
 
 use super::{TWO, chosen, damages, keeps_for_others, mirrored};
 
