@@ -34,6 +34,8 @@ pub use tls::Certificate;
 pub const ACCESS_KEY: &str = "AKTESTACCESSKEY00001";
 /// Its secret, which must never be seen anywhere.
 pub const SECRET_KEY: &str = "never/seen/anywhere+secret0000000000001";
+/// Another access key and its secret, which the server knows, too: one that is about to take the first one's place.
+pub const NEXT: (&str, &str) = ("AKTESTACCESSKEY00002", "never/seen/anywhere+secret0000000000002");
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,8 +251,7 @@ impl S3 {
 
     /// Writes a credentials file for this server's key.
     pub fn credentials(path: &Path) {
-        let text = format!("[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n");
-        account::write(path, text, 0o600);
+        account::write(path, credentials_of((ACCESS_KEY, SECRET_KEY)), 0o600);
     }
 }
 
@@ -265,9 +266,16 @@ impl Drop for S3 {
     }
 }
 
+/// What a credentials file has for an access key and its secret.
+pub fn credentials_of((access_key, secret_key): (&str, &str)) -> String {
+    format!("[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n")
+}
+
 fn service(root: &Path) -> S3Service {
     let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
-    builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    let mut known = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
+    known.register(NEXT.0.to_owned(), NEXT.1.into());
+    builder.set_auth(known);
     builder.build()
 }
 

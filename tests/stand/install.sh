@@ -182,7 +182,7 @@ all_versions() {
 }
 
 # Makes a directory beside its place with the commands that follow, and renames it there, so that it is whole or absent.
-# A tree of a system keeps the modes of its files.
+# A tree of a system keeps the modes of its files; programs that name the place they were made in get the one they stay in.
 beside() {
     local where=$1 beside
     shift
@@ -190,6 +190,7 @@ beside() {
     mkdir -p "$stand" && chmod 0755 "$stand" || return 1
     beside=$(mktemp -d "$stand/.new-XXXXXX") || return 1
     if "$@" "$beside" </dev/null >"$log" 2>&1; then
+        grep -lIs "^#!$beside/" "$beside"/bin/* | xargs -r sed -i "1s|^#!$beside/|#!$where/|"
         if [[ ! -d $beside/tree ]]; then chmod -R a+rX "$beside"; fi && chmod 0755 "$beside" && touch "$beside/READY" && rm -rf "$where" && mv "$beside" "$where"
     fi
     rm -rf "$beside"

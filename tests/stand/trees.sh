@@ -54,11 +54,6 @@ make_tree() {
 
 make_ansible() { python3 -m venv "$1" && "$1/bin/python" -m pip install -q "ansible-core==$ansible" "ansible-lint==$ansible_lint"; }
 
-# settle DIRECTORY: the programs of a virtual environment name its place, and it was made beside that.
-settle() {
-    grep -lI '^#!.*/bin/python' "$1"/bin/* | xargs -r sed -i "1s|^#!.*/bin/python|#!$1/bin/python|"
-}
-
 # What makes hosts boot, and the trees of the releases that are named.
 trees() {
     local release result=0

@@ -6,8 +6,8 @@ use std::fs;
 
 use system_tests::mutilate::{flip_middle_bit, remove};
 use system_tests::story::{archive_all, put_aside};
-use system_tests::wait::PATIENCE;
-use system_tests::{Cluster, Options, Server, Stop, Story, Tool, each_major};
+use system_tests::wait::{PATIENCE, wait_until};
+use system_tests::{Cluster, Options, RepoOptions, Server, Site, Stop, Story, Tool, each_major};
 
 /// The story's configuration as another machine has it: its own state, and its own directory at the configured place.
 fn other_machine(story: &Story, data: &str) -> std::path::PathBuf {
@@ -155,4 +155,59 @@ fn a_branch_that_was_given_up_is_shown_and_does_not_stop_a_restore(server: &Serv
     remove(&history);
     plan(&[]).expect_code(1).expect_said("timeline 2 may be the newest");
     plan(&["--target-timeline", "1"]).expect_code(0);
+}
+
+each_major!(a_primary_that_leads_again_left_no_branch: 15 18);
+fn a_primary_that_leads_again_left_no_branch(server: &Server) {
+    let story = begin("leads_again", server);
+    let first = story.committed().remove(0);
+    let replayed = |standby: &Cluster, primary: &Cluster| {
+        let end = primary.current_lsn();
+        let query = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+        wait_until("the standby has replayed everything", PATIENCE, || {
+            standby.query_one(&query) == "t"
+        });
+    };
+
+    story.step("the primary is shut down, and its standby takes over");
+    let primary = story.cluster.conninfo();
+    let standby = ["--standby", "--archive-mode", "keep", "--primary-conninfo", &primary];
+    let standby = story.restored("standby", &standby);
+    let host = Site::named(&story.scratch, &standby, "standby-host").set("patience", "\"30s\"");
+    let host = host.shared(story.site.repo(), RepoOptions::new("local"));
+    host.archive(&standby);
+    standby.start();
+    replayed(&standby, &story.cluster);
+    story.cluster.stop(Stop::Fast);
+    standby.promote();
+    standby.wait_promoted(PATIENCE);
+    standby.sql("INSERT INTO numbers VALUES (2)");
+    archive_all(&standby);
+
+    story.step("it follows, and leads again");
+    story
+        .cluster
+        .conf(&[format!("primary_conninfo = '{}'", standby.conninfo())]);
+    story.site.recover(&story.cluster, true);
+    story.cluster.start();
+    replayed(&story.cluster, &standby);
+    standby.stop(Stop::Fast);
+    story.cluster.promote();
+    story.cluster.wait_promoted(PATIENCE);
+    story.cluster.sql("INSERT INTO numbers VALUES (3)");
+    story.archive_all();
+
+    story.step("and archives the last segment that it wrote when it led first");
+    let history = fs::read_to_string(story.cluster.data().join("pg_wal/00000002.history")).unwrap();
+    let left = history.split('\t').nth(1).unwrap().split('/').nth(1).unwrap();
+    let number = u64::from_str_radix(left, 16).unwrap() >> 24;
+    let last = format!("0000000100000000{number:08X}");
+    wait_until("it is archived", PATIENCE, || {
+        story.cluster.checkpoint();
+        story.site.repo().has_wal(&last)
+    });
+
+    story.step("recovery goes through all timelines, and nobody is asked");
+    let back = story.promoted("back", &["--backup", &first]);
+    assert_eq!(numbers(&back), "0 1 2 3");
 }

@@ -31,7 +31,7 @@ impl Pair {
         let full = story.backup();
         let standby = story.restored(
             "standby",
-            &["--standby", "--primary-conninfo", &conninfo(&story.cluster)],
+            &["--standby", "--primary-conninfo", &story.cluster.conninfo()],
         );
         standby.start();
         let mut host = Site::named(&story.scratch, &standby, "standby-host").set("patience", "\"30s\"");
@@ -50,7 +50,7 @@ impl Pair {
     /// The same, where the standby's configuration says how to reach the primary.
     fn told(name: &str, server: &Server) -> Pair {
         let pair = Pair::begin(name, server, &[]);
-        let line = format!("primary = \"{}\"", conninfo(&pair.story.cluster));
+        let line = format!("primary = \"{}\"", pair.story.cluster.conninfo());
         let Pair {
             standby,
             host,
@@ -89,14 +89,6 @@ impl Pair {
         ));
         self.story.cluster.sql("VACUUM big");
     }
-}
-
-fn conninfo(cluster: &Cluster) -> String {
-    format!(
-        "host={} port={} user=postgres",
-        text(&cluster.socket_dir()),
-        cluster.port()
-    )
 }
 
 /// What a backup says of itself.
@@ -284,14 +276,14 @@ fn a_primary_that_is_away_or_anothers_is_named() {
     story.step("another cluster's primary");
     let other = Cluster::started(&story.scratch, &server, Options::default());
     let wrong = Site::named(&story.scratch, &pair.standby, "wrong")
-        .cluster_line(&format!("primary = \"{}\"", conninfo(&other)))
+        .cluster_line(&format!("primary = \"{}\"", other.conninfo()))
         .shared(story.site.repo(), RepoOptions::new("local"));
     let backup = |site: &Site| site.tool("base-backup").args(["--type", "full"]).run();
     backup(&wrong).expect_code(2).expect_said("system identifier");
 
     story.step("the standby itself");
     let itself = Site::named(&story.scratch, &pair.standby, "itself")
-        .cluster_line(&format!("primary = \"{}\"", conninfo(&pair.standby)))
+        .cluster_line(&format!("primary = \"{}\"", pair.standby.conninfo()))
         .shared(story.site.repo(), RepoOptions::new("local"));
     backup(&itself)
         .expect_code(75)
@@ -337,7 +329,7 @@ fn a_standby_that_lags_behind_the_base_waits_and_then_says_so() {
 
     story.step("it does not catch up");
     let impatient = Site::named(&story.scratch, &pair.standby, "impatient")
-        .cluster_line(&format!("primary = \"{}\"", conninfo(&story.cluster)))
+        .cluster_line(&format!("primary = \"{}\"", story.cluster.conninfo()))
         .cluster_line("archive_wait = \"2s\"")
         .shared(story.site.repo(), RepoOptions::new("local"));
     let ran = impatient.tool("base-backup").args(["--type", "incr"]).run();

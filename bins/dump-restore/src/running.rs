@@ -1,7 +1,7 @@
 //! Runs pg_restore and psql, and moves bytes between them.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -220,15 +220,20 @@ pub fn create_new(path: &Path) -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = File::options();
     options.write(true).create_new(true).mode(0o600);
-    options
-        .open(path)
-        .context(|| format!("create {}", path.display()))
-        .map_err(|error| match error.kind() {
-            Kind::AlreadyExists => error
+    options.open(path).map_err(|error| {
+        let cause = error.kind();
+        let error = Error::io(error, format!("create {}", path.display()));
+        match cause {
+            io::ErrorKind::AlreadyExists => error
                 .with_kind(Kind::Refused)
                 .hint("nothing is overwritten: choose another name"),
+            io::ErrorKind::PermissionDenied => error.hint(
+                "started by root, this runs as the owner of the data directory: name a place that it may write, or let the \
+                 shell write the file: --to-sql - > FILE",
+            ),
             _ => error,
-        })
+        }
+    })
 }
 
 /// What programs say when they fail.

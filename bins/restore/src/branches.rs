@@ -3,7 +3,7 @@
 //! A branch that ended before the other one began was left on purpose, by a failover or a recovery to an earlier
 //! moment: it is a note. One that was still written afterwards is another server's, perhaps the real one's: a restored
 //! copy that archived has the higher timeline, and its production goes on with the lower. There no default is right,
-//! and the plan is refused until the operator names a timeline.
+//! and the plan is refused until the operator names a timeline. A branch without a record beyond that point is none.
 
 use common::error::{Error, Kind, Result};
 use common::postgres::{Lsn, SegmentName, SegmentNumber, TimelineHistory, TimelineId};
@@ -90,20 +90,30 @@ impl Judge<'_> {
                     first,
                     last,
                 };
-                Some(self.branch(ours.timeline(), (point, new), stretch))
+                let ending = self.maps.ending(&Walk {
+                    there: vec![stretch],
+                    missing: None,
+                });
+                // A primary that was shut down and followed the next one archives the segment that holds the point when it leads
+                // again, perhaps much later; its WAL ends where the other timeline begins.
+                if ending.end.is_some_and(|end| end <= point) {
+                    return None;
+                }
+                Some(self.branch(ours.timeline(), (point, new), stretch, ending.last_commit))
             })
             .collect()
     }
 
-    fn branch(&self, ours: TimelineId, (point, new): (Lsn, Option<TimelineId>), stretch: Stretch) -> Branch {
+    fn branch(
+        &self,
+        ours: TimelineId,
+        (point, new): (Lsn, Option<TimelineId>),
+        stretch: Stretch,
+        last_commit: Option<UtcTime>,
+    ) -> Branch {
         let stored = |id| self.archive.stored.get(&id).copied().unwrap_or_default();
         let theirs: StoredTimes = stored(stretch.timeline);
         let written = theirs.last.map(|(_, time)| time);
-        let walk = Walk {
-            there: vec![stretch],
-            missing: None,
-        };
-        let last_commit = self.maps.ending(&walk).last_commit;
         let began = new.map(|id| (stored(id), self.first_commit(id, point)));
         // Times of one clock are compared: the store's with the store's, the servers' with the servers'.
         let (stored_first, first_commit) = began.map_or((None, None), |(ours, commit)| (first_stored(ours), commit));

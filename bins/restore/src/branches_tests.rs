@@ -80,6 +80,26 @@ fn backup() -> BackupInfo {
 #[derive(Default)]
 struct Commits(BTreeMap<u32, (&'static str, &'static str)>);
 
+/// Where the WAL of each timeline ends in its last segment.
+struct Ends(BTreeMap<u32, Lsn>);
+
+impl Maps for Ends {
+    fn find(&self, _: Wanted<'_>, _: &Walk) -> Lookup {
+        Lookup::Unknown("no map".into())
+    }
+
+    fn ending(&self, walk: &Walk) -> Ending {
+        Ending {
+            end: walk.there.last().and_then(|one| self.0.get(&one.timeline.0)).copied(),
+            ..Ending::default()
+        }
+    }
+
+    fn first_commit(&self, _: TimelineId, _: SegmentNumber, _: Lsn) -> Option<UtcTime> {
+        None
+    }
+}
+
 impl Maps for Commits {
     fn find(&self, _: Wanted<'_>, _: &Walk) -> Lookup {
         Lookup::Unknown("no map".into())
@@ -196,6 +216,31 @@ fn a_branch_that_had_ended_before_is_only_noted() {
         "{:?}",
         choice.notes
     );
+}
+
+#[test]
+fn a_branch_whose_wal_ends_at_the_fork_is_none() {
+    // Timeline 1 was shut down and its server followed timeline 2; leading again, it archived its last segment at 12:00.
+    let archive = archive(
+        &[
+            (1, 1, 5, "01:00", "12:00"),
+            (2, 5, 30, "10:00", "11:59"),
+            (3, 30, 31, "12:00", "13:00"),
+        ],
+        &[(2, &[(1, 5)]), (3, &[(1, 5), (2, 30)])],
+    );
+    let decided = |end| {
+        let ends = Ends(BTreeMap::from([(1, end), (2, at(30, 0x100))]));
+        decide(
+            &request(Target::End, Timeline::Latest),
+            &archive,
+            &ends,
+            moment("22:00"),
+        )
+    };
+    let choice = decided(at(5, 0x100)).unwrap();
+    assert_eq!((choice.timeline, choice.branches.len()), (TimelineId(3), 0));
+    assert_eq!(decided(at(5, 0x108)).unwrap_err().kind(), Kind::Refused);
 }
 
 #[test]

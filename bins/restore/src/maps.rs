@@ -70,6 +70,8 @@ pub struct Ending {
     pub seen: Option<UtcTime>,
     /// Where the last record begins that lies wholly in the last segment.
     pub last_record: Option<Lsn>,
+    /// Where WAL ends within the last segment: nothing, or what an older use of the file left, follows.
+    pub end: Option<Lsn>,
     /// Why there may be a later commit; without it, there is none.
     pub unknown: Option<String>,
 }
@@ -239,6 +241,9 @@ impl Backwards {
         };
         if self.segments == 1 {
             self.ending.last_record = map.last_record.map(|record| Lsn(record.start));
+            if let Exit::Ended { lsn } = map.exit {
+                self.ending.end = Some(Lsn(lsn));
+            }
         }
         if let Some(later) = later {
             match join(&map, &later) {

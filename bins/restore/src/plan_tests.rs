@@ -171,6 +171,7 @@ fn commits(last: &str) -> Known {
     Known {
         lookup: None,
         ending: Ending {
+            end: None,
             last_commit: Some(moment(last)),
             seen: Some(moment(last)),
             last_record: Some(at(18, 0x500)),

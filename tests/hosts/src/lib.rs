@@ -16,6 +16,7 @@
 pub mod ansible;
 pub mod archive;
 pub mod host;
+pub mod keys;
 pub mod lab;
 pub mod members;
 pub mod reader;

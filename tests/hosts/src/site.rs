@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use system_tests::mounts::Mounted;
+use system_tests::s3::{self, ACCESS_KEY, S3, SECRET_KEY};
 use system_tests::wait::wait_until;
-use system_tests::{S3, Sink, Tool};
+use system_tests::{Sink, project};
 
 use crate::lab::CONTROL;
 use crate::members::DATA;
-use crate::{Ansible, Archive, Host, Lab, Members};
-use system_tests::project;
+use crate::{Ansible, Archive, Host, Lab, Members, keys};
 
 /// The playbook that does everything.
 pub const SITE: &str = "ansible/playbooks/site.yml";
@@ -116,12 +116,8 @@ impl<'lab> Site<'lab> {
     /// seconds, and alerts fire after a few.
     pub fn configure(&self) {
         let place = &self.lab.scratch;
-        let key = place.path("identity.txt");
-        let made = Tool::new("init").as_root().arg("--generate-key").arg(&key).run();
-        let recipient = made.expect_code(0).stdout.trim().to_owned();
-        let identity = fs::read_to_string(&key).unwrap();
-        S3::credentials(&place.path("s3.credentials"));
-        let credentials = fs::read_to_string(place.path("s3.credentials")).unwrap();
+        let opens = keys::age(self.lab, "identity.txt");
+        let credentials = s3::credentials_of((ACCESS_KEY, SECRET_KEY));
         let rules = fs::read_to_string(project("packaging/prometheus/pgkeep.rules.yml")).unwrap();
         let waits = |line: &str| line.trim_start().starts_with("for: ");
         let soon: Vec<&str> = rules
@@ -141,7 +137,7 @@ impl<'lab> Site<'lab> {
                 "endpoint": format!("http://{CONTROL}:9000"),
                 "region": "us-east-1",
                 "credentials_file": "/etc/pgkeep/s3.credentials",
-                "encryption": {"recipients": [recipient], "identity_file": "/etc/pgkeep/identity.txt"},
+                "encryption": {"recipients": [opens.public], "identity_file": "/etc/pgkeep/identity.txt"},
                 "retention": {"full": 4, "incremental": "7d", "wal": "14d"},
             }},
             "notify": {"hook": {"kind": "webhook", "url": format!("http://{CONTROL}:9100/hook")}},
@@ -149,11 +145,11 @@ impl<'lab> Site<'lab> {
         let vars = json!({
             "pgkeep_apt_url": "http://apt.test",
             "pgkeep_config": config,
-            "pgkeep_secrets": {"s3.credentials": credentials, "identity.txt": identity},
+            "pgkeep_secrets": {"s3.credentials": credentials, "identity.txt": opens.private},
             "pgkeep_flags": {"full-backup": "--only-on primary", "base-backup": "--only-on primary"},
             "pgkeep_patroni_url": "http://{{ ansible_host }}:8008",
             "pgkeep_restore_host_majors": [17],
-            "pgkeep_restore_host_identity": identity,
+            "pgkeep_restore_host_identity": opens.private,
             "pgkeep_restore_host_secrets": {"s3.credentials": credentials},
             "pgkeep_consul_intervals": {"pgkeep-age": "3s", "pgkeep-archive": "3s", "pgkeep-restore-test": "3s"},
             "pgkeep_prometheus_rules_source": rules,

@@ -175,6 +175,12 @@ pub const LEFT: &[(&str, &str, &[&str], &str)] = &[
         "not on a database host: `ansible` builds the collection, `host_roles` and `host_cluster` run the playbook with both lines' flags",
     ),
     (
+        "ansible/README.md",
+        "Playbooks",
+        &["*"],
+        "not on a database host: `host_playbooks` runs it with and without the dry run",
+    ),
+    (
         "packaging/examples/compose/README.md",
         "To begin with",
         &["*"],

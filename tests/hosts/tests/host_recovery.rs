@@ -87,6 +87,14 @@ fn members_and_clusters_come_back() {
     assert!(from_repository < from_leader, "{from_repository:?}, {from_leader:?}");
     assert!(sent_without > size / 2, "{sent_without} of {size}");
 
+    // A new member by playbook is one, too.
+    host.run(&format!("systemctl disable --now patroni; rm -rf {DATA}"));
+    let playbook = "ansible/playbooks/replica.yml";
+    site.ansible.run(playbook, &["--limit", &name]);
+    members.wait_well();
+    assert!(host.holds("systemctl is-enabled patroni"));
+    site.ansible.run_unchanged(playbook, &["--limit", &name]);
+
     // The cluster is set back to a moment, by the playbook; a dry run before changes nothing.
     members.sql("INSERT INTO kept VALUES (1001)");
     let moment = members

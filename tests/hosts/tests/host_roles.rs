@@ -2,41 +2,16 @@
 //! playbook; what a second run and a dry run change; and what Consul and Prometheus then say.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
-use std::fs;
 use std::time::Duration;
 
-use host_tests::{Ansible, Archive, Host, Lab};
+use host_tests::{Ansible, Archive, Host, Lab, keys};
 use serde_json::{Value, json};
-use system_tests::tool::programs;
 use system_tests::wait::{holds_within, wait_until};
 
 const LONG: Duration = Duration::from_secs(300);
 const SITE: &str = "ansible/playbooks/site.yml";
 /// Everything that means something in a password file.
 const PASSWORD: &str = r"s3cret:with\and'";
-
-/// Makes a key for ssh; returns the private and the public part.
-fn ssh_key(lab: &Lab, name: &str) -> (String, String) {
-    let path = lab.scratch.path(name);
-    lab.run(&format!(
-        "ssh-keygen -q -t ed25519 -N '' -C {name} -f {}",
-        path.display()
-    ));
-    let read = |path| fs::read_to_string(path).unwrap();
-    (read(path.clone()), read(path.with_extension("pub")))
-}
-
-/// Makes a key for an encrypted repository; returns the identity and the recipient.
-fn identity(lab: &Lab) -> (String, String) {
-    let path = lab.scratch.path("identity.txt");
-    let made = lab.run(&format!(
-        "{}/pgkeep-init --generate-key {}",
-        programs().display(),
-        path.display()
-    ));
-    let recipient = made.stdout.split_whitespace().find(|word| word.starts_with("age1"));
-    (fs::read_to_string(path).unwrap(), recipient.unwrap().to_owned())
-}
 
 /// Files that are newer than the marker of [`mark`], where a role might write.
 fn touched(host: &Host) -> String {
@@ -83,9 +58,9 @@ fn a_server_a_repository_and_a_host_that_tests_restores() {
     db.sql("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n");
     db.run("runuser -u postgres -- createdb shop");
 
-    let (writes, writer) = ssh_key(&lab, "writer");
-    let (reads, reader) = ssh_key(&lab, "reader");
-    let (identity, recipient) = identity(&lab);
+    let writer = keys::ssh(&lab, "writer");
+    let reader = keys::ssh(&lab, "reader");
+    let opens = keys::age(&lab, "identity.txt");
     // As the documents of the collection have it: what the first play collects.
     let known_hosts = "{{ groups['pgkeep_repository'] | map('extract', hostvars) \
                        | selectattr('pgkeep_repository_host_known_hosts', 'defined') \
@@ -100,7 +75,7 @@ fn a_server_a_repository_and_a_host_that_tests_restores() {
         "repository": { "nas": {
             "url": "sftp://pgkeep@repo/backups",
             "ssh_key": "/etc/pgkeep/id_ed25519",
-            "encryption": { "recipients": [recipient] },
+            "encryption": { "recipients": [opens.public] },
             "retention": { "full": 4, "incremental": "7d", "wal": "14d" },
         } },
     });
@@ -108,14 +83,14 @@ fn a_server_a_repository_and_a_host_that_tests_restores() {
         &[&nas, &db, &rescue, &fresh],
         &json!({
             "pgkeep_repository": { "hosts": { "repo": {} }, "vars": {
-                "pgkeep_repository_host_keys": [writer],
-                "pgkeep_repository_host_readers": [reader],
+                "pgkeep_repository_host_keys": [writer.public],
+                "pgkeep_repository_host_readers": [reader.public],
                 "pgkeep_repository_host_names": ["repo"],
                 "pgkeep_repository_host_from": ["10.77.0.0/24"],
                 "pgkeep_repository_host_sshd": { "LogLevel": "VERBOSE" },
             } },
             "pgkeep_hosts": { "hosts": { "db1": {}, "new1": {} }, "vars": {
-                "pgkeep_secrets": { "id_ed25519": writes },
+                "pgkeep_secrets": { "id_ed25519": writer.private },
                 "pgkeep_timers": ["full-backup", "base-backup", "prune", "verify", "check", "dump"],
                 "pgkeep_postgresql_role": "pgkeep",
                 "pgkeep_postgresql_role_password": PASSWORD,
@@ -128,8 +103,8 @@ fn a_server_a_repository_and_a_host_that_tests_restores() {
             } },
             "pgkeep_restore": { "hosts": { "restore": {} }, "vars": {
                 "pgkeep_restore_host_majors": ["15"],
-                "pgkeep_restore_host_identity": identity,
-                "pgkeep_restore_host_secrets": { "id_ed25519": reads },
+                "pgkeep_restore_host_identity": opens.private,
+                "pgkeep_restore_host_secrets": { "id_ed25519": reader.private },
                 "pgkeep_restore_host_directory": "/srv/restore-test",
                 "pgkeep_restore_host_tests": { "level": "standard", "assert": {
                     "kept": { "database": "postgres", "sql": "SELECT count(*) FROM kept", "at_least": 1000 },

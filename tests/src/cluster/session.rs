@@ -56,6 +56,12 @@ impl Cluster {
         row.swap_remove(0).unwrap_or_default()
     }
 
+    /// How another server, or one of PostgreSQL's programs, reaches this one.
+    pub fn conninfo(&self) -> String {
+        let directory = self.socket_dir();
+        format!("host={} port={} user=postgres", directory.display(), self.port())
+    }
+
     /// Where WAL ends, or on a standby how far it is replayed: `0/3000060`.
     pub fn current_lsn(&self) -> String {
         self.query_one(

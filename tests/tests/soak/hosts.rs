@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use system_tests::story::text;
 use system_tests::wait::{PATIENCE, wait_until};
 use system_tests::{Cluster, RepoOptions, Scratch, Site, Stop, Tool, account};
 
@@ -22,7 +21,7 @@ impl Host {
             scratch.path(&format!("host{number}")),
             scratch.path(&format!("space{number}")),
         );
-        let conninfo = self.conninfo();
+        let conninfo = self.cluster.conninfo();
         let mapped = self.mapped(&space);
         let timeline = self.timeline();
         let follow = [
@@ -55,7 +54,7 @@ impl Host {
     /// This host again, after it was rewound to `primary`, which it follows now.
     pub fn rewound(self, primary: &Host, scratch: &Scratch, number: u64) -> Host {
         self.cluster.stop(Stop::Fast);
-        let source = format!("{} dbname=postgres", primary.conninfo());
+        let source = format!("{} dbname=postgres", primary.cluster.conninfo());
         let (data, space) = (self.cluster.data().to_path_buf(), self.space.clone());
         Tool::program(self.cluster.server().program("pg_rewind"))
             .arg("--target-pgdata")
@@ -66,7 +65,7 @@ impl Host {
         account::write(&data.join("standby.signal"), "", 0o600);
         let host = primary.enlist(scratch, number, &data, space);
         host.cluster
-            .conf(&[format!("primary_conninfo = '{}'", primary.conninfo())]);
+            .conf(&[format!("primary_conninfo = '{}'", primary.cluster.conninfo())]);
         host.cluster.start();
         host
     }
@@ -82,7 +81,7 @@ impl Host {
         let cluster = Cluster::adopt(scratch, self.cluster.server(), data);
         let site = Site::named(scratch, &cluster, &format!("site{number}"))
             .set("patience", "\"30s\"")
-            .cluster_line(&format!("primary = \"{}\"", self.conninfo()))
+            .cluster_line(&format!("primary = \"{}\"", self.cluster.conninfo()))
             .shared(self.site.repo(), RepoOptions::new("local"));
         site.archive(&cluster);
         cluster.conf(&[format!("restore_command = '{}'", site.restore_command())]);
@@ -103,15 +102,6 @@ impl Host {
             .cluster
             .query_one("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
         u32::from_str_radix(&name[..8], 16).unwrap().to_string()
-    }
-
-    fn conninfo(&self) -> String {
-        let cluster = &self.cluster;
-        format!(
-            "host={} port={} user=postgres",
-            text(&cluster.socket_dir()),
-            cluster.port()
-        )
     }
 
     /// Waits until this standby has replayed everything that the primary has written.

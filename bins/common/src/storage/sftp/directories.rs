@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::publish::is_missing;
 use super::session::{Session, Trouble};
 use super::wire::{self, Code, FileType};
-use super::{SftpStore, Verb};
+use super::{DIRECTORY_ATTEMPTS, SftpStore, Verb};
 use crate::error::{Error, Kind, Result};
 use crate::storage::Key;
 
@@ -46,24 +46,27 @@ impl SftpStore {
             let error = self.failed(session, trouble, Verb::Create, None);
             error.context(format!("create directory {}", self.place(path)))
         };
-        match session.stat(path) {
-            Ok(found) if found.file_type() == FileType::Directory => return Ok(true),
-            Ok(_) => {
-                let message = format!("{} is not a directory", self.place(path));
-                return Err(Error::new(Kind::Failed, message));
+        let mut attempts = 0;
+        loop {
+            match session.stat(path) {
+                Ok(found) if found.file_type() == FileType::Directory && attempts == 0 => return Ok(true),
+                // Another one was quicker, and may not have settled it yet.
+                Ok(found) if found.file_type() == FileType::Directory => break,
+                Ok(_) => {
+                    let message = format!("{} is not a directory", self.place(path));
+                    return Err(Error::new(Kind::Failed, message));
+                }
+                Err(trouble) if is_missing(&trouble) => {}
+                Err(trouble) => return Err(failed(trouble)),
             }
-            Err(trouble) if is_missing(&trouble) => {}
-            Err(trouble) => return Err(failed(trouble)),
-        }
-        match session.make_directory(path, DIRECTORY_MODE) {
-            Ok(()) => {}
-            Err(trouble) if is_missing(&trouble) => return Ok(false),
-            // Another one was quicker; or else the next step says why.
-            Err(Trouble::Said(code, message)) => match session.stat(path) {
-                Ok(found) if found.file_type() == FileType::Directory => {}
-                _ => return Err(failed(Trouble::Said(code, message))),
-            },
-            Err(ended) => return Err(failed(ended)),
+            match session.make_directory(path, DIRECTORY_MODE) {
+                Ok(()) => break,
+                Err(trouble) if is_missing(&trouble) => return Ok(false),
+                // A name that is taken fails like anything else does, and the directory may be gone again before it is
+                // looked at.
+                Err(Trouble::Said(..)) if attempts < DIRECTORY_ATTEMPTS => attempts += 1,
+                Err(trouble) => return Err(failed(trouble)),
+            }
         }
         let settled = self.settle_directory(session, above).map_err(failed)?;
         Ok(settled.is_some())
