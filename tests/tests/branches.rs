@@ -157,19 +157,17 @@ fn a_branch_that_was_given_up_is_shown_and_does_not_stop_a_restore(server: &Serv
     plan(&["--target-timeline", "1"]).expect_code(0);
 }
 
-each_major!(a_primary_that_leads_again_left_no_branch: 15 18);
-fn a_primary_that_leads_again_left_no_branch(server: &Server) {
-    let story = begin("leads_again", server);
-    let first = story.committed().remove(0);
-    let replayed = |standby: &Cluster, primary: &Cluster| {
-        let end = primary.current_lsn();
-        let query = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
-        wait_until("the standby has replayed everything", PATIENCE, || {
-            standby.query_one(&query) == "t"
-        });
-    };
+/// Waits until a standby has replayed everything that its primary has written.
+fn replayed(standby: &Cluster, primary: &Cluster) {
+    let end = primary.current_lsn();
+    let query = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+    wait_until("the standby has replayed everything", PATIENCE, || {
+        standby.query_one(&query) == "t"
+    });
+}
 
-    story.step("the primary is shut down, and its standby takes over");
+/// A standby of the story's cluster on another host, which archives into the same repository when it leads.
+fn beside(story: &Story) -> (Cluster, Site) {
     let primary = story.cluster.conninfo();
     let standby = ["--standby", "--archive-mode", "keep", "--primary-conninfo", &primary];
     let standby = story.restored("standby", &standby);
@@ -178,6 +176,49 @@ fn a_primary_that_leads_again_left_no_branch(server: &Server) {
     host.archive(&standby);
     standby.start();
     replayed(&standby, &story.cluster);
+    (standby, host)
+}
+
+each_major!(what_a_crashed_primary_had_left_is_shown_and_does_not_stop_a_restore: 15 18);
+fn what_a_crashed_primary_had_left_is_shown_and_does_not_stop_a_restore(server: &Server) {
+    let story = begin("crashed", server);
+    let first = story.committed().remove(0);
+    let (standby, _host) = beside(&story);
+
+    story.step("the primary loses power with a commit that its standby never saw");
+    standby.stop(Stop::Fast);
+    story.cluster.sql("INSERT INTO numbers VALUES (777)");
+    story.cluster.kill9();
+    standby.start();
+    standby.promote();
+    standby.wait_promoted(PATIENCE);
+    standby.sql("INSERT INTO numbers VALUES (2)");
+    archive_all(&standby);
+
+    story.step("it is back, and what it had left is archived, as Patroni does before it rewinds it");
+    story.cluster.conf(&["archive_command = 'false'"]);
+    story.cluster.start();
+    let last = story.cluster.query_one("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    story.cluster.stop(Stop::Fast);
+    let left = story.cluster.data().join("pg_wal").join(&last);
+    story.tool("archive-push").arg(&left).run().expect_code(0);
+
+    story.step("recovery follows the standby, and shows what it leaves");
+    let plan = story.restore_to(&story.scratch.path("plan"), &["--backup", &first, "--dry-run"]);
+    plan.run().expect_code(0).expect_said("timeline 1 has WAL beyond");
+    let back = story.promoted("back", &["--backup", &first]);
+    assert_eq!(numbers(&back), "0 1 2");
+    let lost = story.promoted("lost", &["--backup", &first, "--target-timeline", "1"]);
+    assert_eq!(numbers(&lost), "0 1 777");
+}
+
+each_major!(a_primary_that_leads_again_left_no_branch: 15 18);
+fn a_primary_that_leads_again_left_no_branch(server: &Server) {
+    let story = begin("leads_again", server);
+    let first = story.committed().remove(0);
+
+    story.step("the primary is shut down, and its standby takes over");
+    let (standby, _host) = beside(&story);
     story.cluster.stop(Stop::Fast);
     standby.promote();
     standby.wait_promoted(PATIENCE);

@@ -3,7 +3,8 @@
 //! A branch that ended before the other one began was left on purpose, by a failover or a recovery to an earlier
 //! moment: it is a note. One that was still written afterwards is another server's, perhaps the real one's: a restored
 //! copy that archived has the higher timeline, and its production goes on with the lower. There no default is right,
-//! and the plan is refused until the operator names a timeline. A branch without a record beyond that point is none.
+//! and the plan is refused until the operator names a timeline. A branch without a record beyond that point is none, and a short one
+//! whose commits are all older than the other one is what a crash left, whenever it was stored: a note.
 
 use common::error::{Error, Kind, Result};
 use common::postgres::{Lsn, SegmentName, SegmentNumber, TimelineHistory, TimelineId};
@@ -13,8 +14,13 @@ use common::repository::wal::StoredTimes;
 use common::time::UtcTime;
 use serde::Serialize;
 
+use crate::maps::Ending;
 use crate::plan::{Judge, history, timelines};
 use crate::target::{Target, Timeline};
+
+/// What a primary that lost power had written and nobody had received is not longer than this, and may be archived whenever the host is
+/// back: Patroni does so before it rewinds the server. One that lives writes on.
+const TAIL_SEGMENTS: u64 = 2;
 
 /// A branch of history beyond the point where it and another one part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -99,7 +105,7 @@ impl Judge<'_> {
                 if ending.end.is_some_and(|end| end <= point) {
                     return None;
                 }
-                Some(self.branch(ours.timeline(), (point, new), stretch, ending.last_commit))
+                Some(self.branch(ours.timeline(), (point, new), stretch, &ending))
             })
             .collect()
     }
@@ -109,7 +115,7 @@ impl Judge<'_> {
         ours: TimelineId,
         (point, new): (Lsn, Option<TimelineId>),
         stretch: Stretch,
-        last_commit: Option<UtcTime>,
+        ending: &Ending,
     ) -> Branch {
         let stored = |id| self.archive.stored.get(&id).copied().unwrap_or_default();
         let theirs: StoredTimes = stored(stretch.timeline);
@@ -118,14 +124,17 @@ impl Judge<'_> {
         // Times of one clock are compared: the store's with the store's, the servers' with the servers'.
         let (stored_first, first_commit) = began.map_or((None, None), |(ours, commit)| (first_stored(ours), commit));
         let later = |a: Option<UtcTime>, b: Option<UtcTime>| a.zip(b).is_some_and(|(a, b)| a > b);
+        let commits = later(ending.last_commit, first_commit.or(stored_first));
+        let stored_late = later(written, stored_first);
+        let is_tail = ending.unknown.is_none() && stretch.last.0 - stretch.first.0 < TAIL_SEGMENTS;
         let mut branch = Branch {
             timeline: stretch.timeline.0,
             fork_lsn: point,
             fork_time: first_commit.or(stored_first),
             last_segment: SegmentName::new(stretch.timeline, stretch.last, self.archive.segment_size).to_string(),
             stored: written,
-            last_commit,
-            alive: later(written, stored_first) || later(last_commit, first_commit.or(stored_first)),
+            last_commit: ending.last_commit,
+            alive: commits || (stored_late && !is_tail),
             note: String::new(),
         };
         branch.note = self.note(ours, &branch);

@@ -240,7 +240,34 @@ fn a_branch_whose_wal_ends_at_the_fork_is_none() {
     };
     let choice = decided(at(5, 0x100)).unwrap();
     assert_eq!((choice.timeline, choice.branches.len()), (TimelineId(3), 0));
-    assert_eq!(decided(at(5, 0x108)).unwrap_err().kind(), Kind::Refused);
+    assert_eq!(decided(at(5, 0x108)).unwrap().branches.len(), 1);
+}
+
+#[test]
+fn what_a_crash_left_is_noted_however_late_it_was_stored() {
+    // The primary lost power at 09:58; it was back at 10:05, and its last one or two segments were stored before it was rewound.
+    let left = |last, stored| {
+        archive(
+            &[(1, 1, last, "01:00", stored), (2, 5, 30, "10:00", "12:00")],
+            &[(2, &[(1, 5)])],
+        )
+    };
+    let commits = |last| Commits(BTreeMap::from([(1, ("01:00", last)), (2, ("10:00", "12:00"))]));
+    for last in [5, 6] {
+        let choice = decided(&left(last, "10:05"), &commits("09:58"), Target::End, Timeline::Latest).unwrap();
+        assert_eq!((choice.timeline, choice.branches.len()), (TimelineId(2), 1));
+        assert!(!choice.branches[0].alive);
+    }
+    let refused = |archive: &Archive, commits: &Commits| {
+        decided(archive, commits, Target::End, Timeline::Latest)
+            .unwrap_err()
+            .kind()
+            == Kind::Refused
+    };
+    // It went on to commit, or to write, or nobody knows.
+    assert!(refused(&left(6, "10:05"), &commits("10:01")));
+    assert!(refused(&left(7, "10:05"), &commits("09:58")));
+    assert!(refused(&left(6, "10:05"), &Commits::default()));
 }
 
 #[test]

@@ -61,7 +61,10 @@ fn what_breaks_is_told_and_what_is_mended_too() {
 
     println!("the repository is full");
     let used = lab
-        .run(&format!("du -sk {} | cut -f 1", lab.scratch.path("s3").display()))
+        .run(&format!(
+            "df -k --output=used {} | tail -n 1",
+            lab.scratch.path("s3").display()
+        ))
         .stdout;
     let used: u32 = used.trim().parse().unwrap();
     site.room.resize(used + 64);
