@@ -135,7 +135,7 @@ fn a_cluster_is_given_pgkeep_and_lives_on() {
         .watch
         .ask(&format!("pgkeep-restore-test --backup {first} --format json"));
     assert!(tested.contains("1004"), "{tested}");
-    site.watch.run("runuser -u postgres -- pgkeep-verify");
+    members.wait_leader().run("pgkeep-verify");
     let timelines = members.sql("SELECT timeline_id FROM pg_control_checkpoint()");
     assert!(timelines.parse::<u32>().unwrap() >= 3, "{timelines}");
 }
