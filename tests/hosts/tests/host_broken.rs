@@ -3,6 +3,7 @@
 
 use host_tests::Lab;
 use host_tests::site::{LONG, ROOM, SITE, Site};
+use system_tests::Tool;
 use system_tests::wait::wait_until;
 
 /// Runs backup and checks as their timers do, and waits until Consul, Prometheus and a message say that something is wrong.
@@ -60,12 +61,10 @@ fn what_breaks_is_told_and_what_is_mended_too() {
     is_mended(&site);
 
     println!("the repository is full");
-    let used = lab
-        .run(&format!(
-            "df -k --output=used {} | tail -n 1",
-            lab.scratch.path("s3").display()
-        ))
-        .stdout;
+    let room = lab.scratch.path("s3");
+    let used = Tool::program("df").args(["-k", "--output=used"]).arg(&room).as_root();
+    let used = used.run().expect_code(0).stdout;
+    let used = used.lines().last().unwrap();
     let used: u32 = used.trim().parse().unwrap();
     site.room.resize(used + 64);
     is_told(&site, "PgkeepBackupFailed");
