@@ -28,9 +28,24 @@ done
 cp -R "$pages/." "$staging/pages/"
 cp -R packaging/debian "$staging/debian"
 cp -R packaging/systemd packaging/consul packaging/prometheus packaging/grafana docs README.md "$staging/"
-cp CHANGELOG.md "$staging/docs/"
-cp bins/common/FORMAT.md "$staging/"
 cp packaging/pgkeep.toml "$staging/examples/pgkeep.toml"
+cp bins/common/FORMAT.md bins/common/src/postgres/WALMAP.md CONTRIBUTING.md "$staging/"
+# Beside the others it would be taken for that of the package.
+cp CHANGELOG.md "$staging/docs/"
+# Documents link to each other, and to files that lie elsewhere once they are installed.
+mkdir "$staging/ansible"
+cp ansible/README.md "$staging/ansible/"
+cp -R packaging/examples/. "$staging/examples/"
+sed -i 's|](\(\.\./\)*LICENSE-[A-Z]*)|](copyright)|g
+    s|bins/common/FORMAT\.md|FORMAT.md|g
+    s|src/postgres/WALMAP\.md|WALMAP.md|g
+    s|packaging/pgkeep\.toml|examples/pgkeep.toml|g
+    s|packaging/examples/|examples/|g
+    s|](\(\.\./\)*packaging/\(prometheus\|grafana\|consul\)/|](/usr/share/pgkeep/\2/|g' \
+    "$staging"/{README,FORMAT,CONTRIBUTING}.md "$staging"/{docs,ansible}/*.md
+sed -i 's|](CHANGELOG|](docs/CHANGELOG|g' "$staging"/{README,CONTRIBUTING}.md
+sed -i 's|](\.\./CHANGELOG|](CHANGELOG|g' "$staging"/docs/*.md
+sed -i 's|](\.\./\.\./\.\./docs/|](../../docs/|g' "$staging"/examples/*/README.md
 mv "$staging/debian/pgkeep.toml" "$staging/pgkeep.toml"
 find "$staging" -exec chmod u+w,go-w {} +
 cat >"$staging/debian/changelog" <<END

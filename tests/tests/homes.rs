@@ -49,8 +49,9 @@ fn calls_of_unit(name: &str) -> Vec<Vec<String>> {
     let starts = unit.lines().filter_map(|line| line.strip_prefix("ExecStart=/usr/bin/"));
     starts
         .map(|start| {
-            let words = start.replace("--cluster %i", "").replace("$PGKEEP_FLAGS", "");
-            bare(words.split_whitespace().map(str::to_owned))
+            let words = start.replace("--cluster %i", "");
+            let said = words.split_whitespace().filter(|word| !word.starts_with("$PGKEEP_"));
+            bare(said.map(str::to_owned))
         })
         .collect()
 }

@@ -111,6 +111,36 @@ fn every_program_is_in_one_package_with_its_page() {
     assert!(holders.values().all(|count| *count == 1), "{holders:?}");
 }
 
+/// The files of Markdown below a directory.
+fn pages(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path());
+    entries
+        .flat_map(|path| match path.is_dir() {
+            true => pages(&path),
+            false => vec![path],
+        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect()
+}
+
+#[test]
+fn documents_link_to_what_is_installed() {
+    let Some(packages) = packages() else { return };
+    let pages = pages(&packages.tree.join("usr/share/doc/pgkeep-common"));
+    assert!(pages.len() > 20, "{pages:?}");
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
+            let place = match target.strip_prefix('/') {
+                Some(path) => packages.tree.join(path),
+                None => page.parent().unwrap().join(target),
+            };
+            assert!(place.exists(), "{}: {target}", page.display());
+        }
+    }
+}
+
 #[test]
 fn lintian_finds_nothing() {
     let Some(packages) = packages() else { return };

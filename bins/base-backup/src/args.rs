@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long, value_name = "ROLE", value_enum, default_value_t)]
     pub only_on: Where,
 
-    /// Do nothing and exit 0 if the newest good backup is younger than this; the last one counts
+    /// Do nothing and exit 0 if the newest good backup is younger than this; given twice, the last value counts
     // A unit's flags are followed by those of whoever calls it by hand or by playbook.
     #[arg(long, value_name = "AGE", value_parser = parse_span, overrides_with = "if_older_than")]
     pub if_older_than: Option<Duration>,

@@ -113,12 +113,10 @@ fn samples(repository: &judge::Repository) -> Vec<Sample> {
         samples.push(flag("pgkeep_wal_reaches", reached.is_ok(), help));
     }
     if let Ok(gaps) = &repository.gaps {
-        let gap = gaps.newest.is_some() || gaps.older.is_some();
-        samples.push(flag(
-            "pgkeep_wal_gap",
-            gap,
-            "Whether WAL is missing behind a good backup.",
-        ));
+        for (behind, gap) in [("newest", gaps.newest.is_some()), ("older", gaps.older.is_some())] {
+            let help = "Whether WAL is missing behind the newest good backup, or behind an older one alone.";
+            samples.push(flag("pgkeep_wal_gap", gap, help).label("behind", behind));
+        }
     }
     let Some(holds) = &repository.holds else { return samples };
     let help = "Stored bytes of backups and WAL.";

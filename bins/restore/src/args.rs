@@ -99,7 +99,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub extra_to: Option<PathBuf>,
 
-    /// Whether the restored server archives WAL [default: keep for the configured data directory, else off]
+    /// Whether the restored server archives WAL [default: keep in the configured data directory of a host that has archived, else off]
     #[arg(long, value_name = "MODE", value_enum)]
     pub archive_mode: Option<ArchiveMode>,
 

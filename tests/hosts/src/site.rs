@@ -146,7 +146,6 @@ impl<'lab> Site<'lab> {
             "pgkeep_apt_url": "http://apt.test",
             "pgkeep_config": config,
             "pgkeep_secrets": {"s3.credentials": credentials, "identity.txt": opens.private},
-            "pgkeep_flags": {"full-backup": "--only-on primary", "base-backup": "--only-on primary"},
             "pgkeep_patroni_url": "http://{{ ansible_host }}:8008",
             "pgkeep_restore_host_majors": [17],
             "pgkeep_restore_host_identity": opens.private,
