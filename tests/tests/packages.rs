@@ -130,7 +130,10 @@ fn documents_link_to_what_is_installed() {
     assert!(pages.len() > 20, "{pages:?}");
     for page in pages {
         let text = fs::read_to_string(&page).unwrap();
-        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        let targets = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', '#']).next());
         for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
             let place = match target.strip_prefix('/') {
                 Some(path) => packages.tree.join(path),

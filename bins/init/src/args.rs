@@ -10,7 +10,7 @@ use common::exit;
 ///
 /// Creates in every configured repository what a cluster needs: its identity, bound to the system identifier that
 /// PostgreSQL's pg_control names, or the server where no data_directory is configured. What exists already is checked and left as it is, so init may run again at any
-/// time. It finds out how each store keeps two writers from taking the same name, and says so.
+/// time; after a recipient was added it seals the histories of timelines anew, so that they open with the new key, too. It finds out how each store keeps two writers from taking the same name, and says so.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pgkeep-init", version, after_help = after_help(&EXAMPLES, &exit::WORK))]
 pub struct Args {

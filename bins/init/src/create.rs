@@ -8,6 +8,7 @@ use common::exit;
 use common::open;
 use common::repository::events::{self, What};
 use common::repository::pins::{Pin, Pins};
+use common::repository::wal::reseal::{self, Resealed};
 use common::repository::{ClusterName, Identity, Repository, document};
 use common::storage::Durability;
 use common::time::UtcTime;
@@ -29,7 +30,8 @@ pub fn run(config: &Config, cluster: &Cluster, args: &Args, environment: Environ
         let created = apart
             .map_or(Ok(()), |directory| not_inside(repository, directory))
             .and_then(|()| not_lost(repository, &pins, args.replace.as_deref()))
-            .and_then(|()| create(repository, &system, args.new_history, &pins, now));
+            .and_then(|()| create(repository, &system, args.new_history, &pins, now))
+            .inspect(|_| reseal(repository, &system, apart, config.compression_level, now));
         match created {
             Ok(line) => exit::print(&format!("{line}\n"))?,
             // Somebody is setting it up: what later may be missing must work once.
@@ -157,6 +159,34 @@ fn create(repository: &Repository, system: &System, new_history: bool, pins: &Pi
         repository.cluster,
         store.exclusive()
     ))
+}
+
+/// Lets a key that was added open the histories of timelines, too. What cannot be had now can be had by another run, on another host.
+fn reseal(repository: &Repository, system: &System, data_directory: Option<&Path>, level: i32, now: UtcTime) {
+    let pg_wal = data_directory.map(|directory| directory.join("pg_wal"));
+    let name = &repository.name;
+    let resealed = reseal::histories(repository, system.id, pg_wal.as_deref(), level, now);
+    let resealed = resealed.unwrap_or_else(|error| {
+        log::warn!(
+            "repository \"{name}\": timeline histories were not looked at: {}",
+            chain_with_hint(&error)
+        );
+        Resealed::default()
+    });
+    for timeline in resealed.done {
+        log::info!(
+            "repository \"{name}\": the history of timeline {} opens with all recipients now",
+            timeline.0
+        );
+    }
+    for (timeline, error) in resealed.left {
+        log::warn!(
+            "repository \"{name}\": the history of timeline {} opens with former keys alone: {}; run pgkeep-init on a host that \
+             has the file in pg_wal, or the identity, before the former key goes",
+            timeline.0,
+            chain_with_hint(&error)
+        );
+    }
 }
 
 /// Records the public keys in use, when they are others than those recorded last.

@@ -151,6 +151,34 @@ pub fn append(repository: &Repository, time: UtcTime, host: &str, what: What) ->
 /// # Errors
 /// `Corrupt` if one cannot be read as an event; else what the store says.
 pub fn read(repository: &Repository) -> Result<Vec<Event>> {
+    let events = read_named(repository)?;
+    Ok(events.into_iter().map(|(_, event)| event).collect())
+}
+
+/// When the newest recipient was added to others, by the store's clock; none where the first ones are in use.
+///
+/// # Errors
+/// As [`read`].
+pub fn recipients_added(repository: &Repository) -> Result<Option<UtcTime>> {
+    let mut known: Option<Vec<String>> = None;
+    let mut added = None;
+    for (name, event) in read_named(repository)? {
+        let What::Recipients { recipients } = event.what else {
+            continue;
+        };
+        let is_new = |one: &String| known.as_ref().is_some_and(|known| !known.contains(one));
+        if recipients.iter().any(is_new) {
+            added = Some(name);
+        }
+        known = Some(recipients);
+    }
+    let Some(name) = added else { return Ok(None) };
+    let key = repository.keys().events()?.join(&name)?;
+    Ok(repository.store.stat(&key)?.map(|stat| stat.modified))
+}
+
+/// All events with the names of their objects.
+fn read_named(repository: &Repository) -> Result<Vec<(String, Event)>> {
     let folder = repository.keys().events()?;
     let mut events: Vec<(String, Event)> = Vec::new();
     for name in repository.store.children(Some(&folder))? {
@@ -162,7 +190,7 @@ pub fn read(repository: &Repository) -> Result<Vec<Event>> {
     // Names are sorted and know whole seconds; within one, a nonce must not decide which system is the newest.
     let second = |name: &str| name.split('-').next().unwrap_or_default().to_owned();
     events.sort_by_cached_key(|(name, event)| (second(name), event.time));
-    Ok(events.into_iter().map(|(_, event)| event).collect())
+    Ok(events)
 }
 
 /// Segments of a system for which other content was offered than is stored, and when.

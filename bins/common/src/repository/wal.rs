@@ -2,6 +2,7 @@
 
 pub mod kept;
 mod map;
+pub mod reseal;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
