@@ -82,16 +82,35 @@ fn archiving_is_well_until_it_fails(server: &Server) {
 
     story.step("who may not look is told what was found");
     let state = story.site.state().join("main");
-    mutilate::chmod(&state, 0o500);
-    let ran = archive(&story).expect_code(0);
+    mutilate::chmod(&story.site.config, 0o644);
+    let other = |arguments: &[&str]| {
+        let nobody = [
+            "setpriv",
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "--",
+        ];
+        story
+            .tool("check-archive")
+            .as_root()
+            .args(arguments)
+            .under(nobody)
+            .run()
+    };
+    let ran = other(&[]).expect_code(0);
     begins(&ran, "OK - ");
     ran.clone().expect_said(" ago)");
-    let ran = story
-        .tool("check-archive")
-        .args(["--stale", "1ms"])
-        .run()
-        .expect_code(2);
+    let ran = other(&["--stale", "1ms"]).expect_code(2);
     begins(&ran, "CRITICAL - stale: check-archive last ran ");
+
+    story.step("the server's user has to be able to leave it");
+    mutilate::chmod(&state, 0o500);
+    let ran = archive(&story).expect_code(2);
+    begins(&ran, "CRITICAL - ");
+    ran.expect_said("cannot be written by the server's user");
     mutilate::chmod(&state, 0o755);
 
     story.step("archiving is off");

@@ -48,9 +48,13 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
     }
     open::become_owner(cluster)?;
     let state = config.state_of(cluster);
-    // Who may not leave a status is told what one that may has left.
+    // Who may not leave a status is told what one that may has left; but the server's own user has to be able to.
     let writes = config.may_leave(cluster);
-    if !writes && let Ok(line) = of_status(&config.state_directory, &cluster.name, args.stale) {
+    let locked_out = !writes && cluster.is_own();
+    if !writes
+        && !locked_out
+        && let Ok(line) = of_status(&config.state_directory, &cluster.name, args.stale)
+    {
         return Ok(line);
     }
     let job = writes.then(|| {
@@ -77,7 +81,14 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
         ready: (args.ready_warning, args.ready_critical),
         rpo: cluster.objectives.rpo,
     };
-    let line = judge(&asked.server, &found, limits);
+    let mut line = judge(&asked.server, &found, limits);
+    if locked_out {
+        let words = format!(
+            "{} cannot be written by the server's user: archive-push needs it",
+            state.display()
+        );
+        line.add(State::Critical, words);
+    }
     if let Some(job) = job {
         let report = match line.state() {
             State::Ok => Report::success(),

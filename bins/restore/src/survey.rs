@@ -251,6 +251,11 @@ fn choose_system(backups: &BTreeMap<Label, BackupInfo>, request: &Request) -> Re
 
 fn read_wal(repository: &Repository, system: SystemId, size: SegmentSize) -> Result<Found> {
     if repository.identity()?.encrypted && !repository.opening.has_identity() {
+        if let Some(why) = repository.opening.why_unusable() {
+            return Err(why
+                .copy()
+                .context(format!("repository \"{}\" is encrypted", repository.name)));
+        }
         return Err(Error::new(
             Kind::Config,
             format!(

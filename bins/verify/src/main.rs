@@ -70,7 +70,15 @@ fn run(args: &Args, config: &Config, cluster: &Cluster, host: &str) -> Result<En
     }
     let state = config.state_directory.join(&cluster.name);
     let one = |repository: &Repository| -> Outcome {
-        let turns = Turns::new(&state, &repository.identity()?.uuid);
+        let identity = repository.identity().map_err(unseen)?;
+        // Somebody who has configured a key counts on contents being read.
+        if args.read_data.is_some()
+            && identity.encrypted
+            && let Some(why) = repository.opening.why_unusable()
+        {
+            return Err(why.copy().context("contents cannot be read"));
+        }
+        let turns = Turns::new(&state, &identity.uuid);
         let turn = turns.next();
         let wanted = Wanted {
             backup: args.backup,
@@ -117,6 +125,14 @@ fn run(args: &Args, config: &Config, cluster: &Cluster, host: &str) -> Result<En
     Ok(Ended {
         repositories: repositories.iter().filter(mends).map(outcome).collect(),
     })
+}
+
+/// A repository that cannot be seen, as where it is not mounted, is not damaged: another run may see it.
+fn unseen(error: Error) -> Error {
+    match error.kind() {
+        Kind::Failed | Kind::NotFound => error.with_kind(Kind::Transient),
+        _ => error,
+    }
 }
 
 /// The repository that good copies come from.

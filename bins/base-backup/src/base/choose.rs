@@ -133,7 +133,7 @@ pub fn choose(
         }
     }
     let Some(base) = base else {
-        let none = || "there is no earlier backup".to_owned();
+        let none = || "there is no earlier backup that can be read".to_owned();
         return Choice::Full(Some(first_reason.unwrap_or_else(none)));
     };
     if asked == Asked::Auto

@@ -1,5 +1,6 @@
 //! `[cluster.NAME]`: one PostgreSQL cluster, how to reach it, and what is expected of its backups.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,6 +81,12 @@ impl Cluster {
             Error::new(Kind::Config, format!("cluster \"{}\" has no data_directory", self.name))
                 .hint(format!("add data_directory = \"/...\" to [cluster.{}]", self.name))
         })
+    }
+
+    /// Whether this process runs as the user that owns the data directory, as the server does.
+    pub fn is_own(&self) -> bool {
+        let found = self.data_directory.as_deref().map(std::fs::metadata);
+        found.is_some_and(|found| found.is_ok_and(|found| found.uid() == nix::unistd::geteuid().as_raw()))
     }
 
     /// The data directory that this process runs in, as PostgreSQL's archive_command and restore_command do; else the

@@ -62,6 +62,11 @@ impl Pins {
         let bytes = match std::fs::read(&file) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let hint =
+                    "the state directory and all in it belong to the server's user: chown -R postgres: /var/lib/pgkeep";
+                return Err(Error::io(error, what()).with_kind(Kind::Failed).hint(hint));
+            }
             Err(error) => return Err(Error::io(error, what()).with_kind(Kind::Failed).hint(hint)),
         };
         let pin: Option<Pin> = serde_json::from_slice(&bytes).ok();
