@@ -252,10 +252,13 @@ fn unknown(what: &str, name: &str, names: &[&str], file: &Path) -> Error {
         Kind::Config,
         format!("no {what} \"{name}\" is configured in {}", file.display()),
     );
+    if names.is_empty() {
+        return error.hint(format!("none is; add a table such as [{what}.{name}]"));
+    }
+    let configured = format!("configured: {}", names.join(", "));
     match nearest(name, names) {
-        Some(meant) => error.hint(format!("did you mean \"{meant}\"?")),
-        None if names.is_empty() => error,
-        None => error.hint(format!("configured: {}", names.join(", "))),
+        Some(meant) => error.hint(format!("did you mean \"{meant}\"? {configured}")),
+        None => error.hint(configured),
     }
 }
 

@@ -387,7 +387,10 @@ fn the_only_cluster_needs_no_name_and_several_are_listed() {
     assert_eq!(error.to_string(), "several clusters are configured: main, other");
     assert_eq!(two.cluster(Some("other")).unwrap().name, "other");
     let error = two.cluster(Some("mian")).unwrap_err();
-    assert_eq!(error.nearest_hint(), Some("did you mean \"main\"?"));
+    assert_eq!(
+        error.nearest_hint(),
+        Some("did you mean \"main\"? configured: main, other")
+    );
     assert_eq!(
         two.cluster(Some("x")).unwrap_err().nearest_hint(),
         Some("configured: main, other")
@@ -397,7 +400,9 @@ fn the_only_cluster_needs_no_name_and_several_are_listed() {
         none.cluster(None).unwrap_err().to_string(),
         "no cluster is configured in /etc/x.toml"
     );
-    assert_eq!(none.cluster(Some("a")).unwrap_err().kind(), Kind::Config);
+    let error = none.cluster(Some("a")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Config);
+    assert_eq!(error.nearest_hint(), Some("none is; add a table such as [cluster.a]"));
 }
 
 #[test]
@@ -415,7 +420,7 @@ fn repositories_are_chosen_by_name_in_the_order_of_the_file() {
     assert_eq!(names(&["nas", "local"]).unwrap(), ["local", "nas"]);
     assert_eq!(
         names(&["locla"]).unwrap_err().nearest_hint(),
-        Some("did you mean \"local\"?")
+        Some("did you mean \"local\"? configured: local, offsite, nas")
     );
     assert_eq!(parse("").unwrap().repositories(&[]).unwrap_err().kind(), Kind::Config);
 }
