@@ -275,7 +275,36 @@ fn settings_that_archive_nothing_or_twice_are_told_apart(server: &Server) {
         assert_eq!(others, failing, "{}", ran.report());
         assert!(failing > 0 || ran.code == Some(0) || ran.stdout.contains("FAIL repository"));
     }
-    story.cluster.conf(&["archive_mode = off"]);
+    println!("a file that could not be archived is named until another one was");
+    let command = format!("false && {ours}");
+    story.cluster.conf(&[format!("archive_command = '{command}'")]);
+    story.cluster.reload();
+    story
+        .cluster
+        .sql("SELECT pg_logical_emit_message(false, 'x', 'x'), pg_switch_wal()");
+    let asked =
+        "SELECT coalesce(last_failed_time > last_archived_time, last_failed_time IS NOT NULL) FROM pg_stat_archiver";
+    system_tests::wait_until("archiving fails", system_tests::wait::PATIENCE, || {
+        story.cluster.query_one(asked) == "t"
+    });
+    let file = story.cluster.query_one("SELECT last_failed_wal FROM pg_stat_archiver");
+    let (_, others, ran) = check();
+    assert_eq!(others, 0, "{}", ran.report());
+    ran.expect_said(&format!("WARN archiver: {file} could not be archived at "))
+        .expect_said("the server's log says why")
+        .expect_said(&format!("pg_wal/{file}"));
+
+    println!("a library takes the place of the command");
+    story.cluster.conf(&["archive_library = 'basic_archive'"]);
+    story.cluster.reload();
+    system_tests::wait_until("the setting holds", system_tests::wait::PATIENCE, || {
+        story.cluster.query_one("SHOW archive_library") == "basic_archive"
+    });
+    let ran = story.tool("init").arg("--check").run().expect_code(1);
+    assert!(!ran.stdout.contains(" archive_command: "), "{}", ran.report());
+    ran.expect_said("FAIL archive_library: basic_archive archives in place of archive_command, which is not called");
+
+    story.cluster.conf(&["archive_library = ''", "archive_mode = off"]);
     story.cluster.restart();
     let (line, ..) = check();
     assert!(

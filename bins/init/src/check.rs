@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::codec::{ContentKind, decode_small, encode_small};
 use common::config::{Cluster, Config};
-use common::error::{Context, Error, Kind, Result, chain};
+use common::error::{Error, Kind, Result, chain};
 use common::exit;
 use common::open::{self, Purpose};
 use common::postgres::{ControlFile, Session};
@@ -17,8 +17,10 @@ use common::storage::{Durability, read_all};
 use common::time::UtcTime;
 use common::units::{ByteSize, display_duration};
 
+use crate::access::{self, Account};
+use crate::archiver;
 use crate::args::Args;
-use crate::command::{self, Command};
+use crate::command::{self, Command, Known};
 use crate::create;
 use crate::system::{self, System};
 
@@ -69,7 +71,8 @@ pub fn run(
     args: &Args,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<()> {
-    let mut findings = Vec::new();
+    let account = Account::of_this_process();
+    let mut findings = check_access(config, cluster, &account, environment);
     let system = match &cluster.data_directory {
         Some(directory) => {
             let control = ControlFile::read(directory);
@@ -83,13 +86,13 @@ pub fn run(
                 )
             };
             findings.push(finding("data directory", control.map(place)));
-            findings.extend(check_extra_paths(cluster));
-            findings.extend(check_server(cluster, directory, environment));
+            findings.extend(check_extra_paths(cluster, &account));
+            findings.extend(check_server(config, cluster, directory, &account, environment));
             system
         }
         None => {
             findings.push(finding("data directory", check_only_dumped(config, cluster)));
-            findings.extend(check_extra_paths(cluster));
+            findings.extend(check_extra_paths(cluster, &account));
             let system = system::of(cluster, environment);
             let said = system.as_ref().map_err(Error::copy).map(|system| {
                 let (major, id) = (system.major.number(), system.id);
@@ -157,13 +160,32 @@ fn check_only_dumped(config: &Config, cluster: &Cluster) -> Result<String> {
     }
 }
 
-fn check_extra_paths(cluster: &Cluster) -> Vec<Finding> {
+/// What every job needs before it can begin; WAL passes through the spool directory, dumps do not.
+fn check_access(
+    config: &Config,
+    cluster: &Cluster,
+    account: &Account,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Vec<Finding> {
+    let mut findings = vec![
+        finding(
+            "configuration",
+            access::configuration(&config.file, account, environment),
+        ),
+        finding("state directory", access::state(config, cluster, account)),
+    ];
+    if cluster.data_directory.is_some() {
+        findings.push(finding("spool directory", access::spool(config, cluster, account)));
+    }
+    findings
+}
+
+fn check_extra_paths(cluster: &Cluster, account: &Account) -> Vec<Finding> {
     let look = |path: &PathBuf| {
-        let there = std::fs::metadata(path).map(|_| "there".to_owned());
-        let there = there
-            .context(|| "look at it")
-            .map_err(|error| error.hint("mend extra_paths, or base backups fail"));
-        finding(format!("extra path {}", path.display()), there)
+        finding(
+            format!("extra path {}", path.display()),
+            access::extra_path(path, cluster, account),
+        )
     };
     cluster.extra_paths.iter().map(look).collect()
 }
@@ -176,21 +198,13 @@ fn wrong(message: String, hint: &str) -> Error {
 type Judge<'a> = &'a dyn Fn(&str) -> Result<Found>;
 
 fn check_server(
+    config: &Config,
     cluster: &Cluster,
     data_directory: &Path,
+    account: &Account,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Vec<Finding> {
-    let archive_command = |value: &str| {
-        let found = command::judge(value, &|path| {
-            std::fs::metadata(path).is_ok_and(|found| found.is_file())
-        })?;
-        Ok(match found {
-            Command::Alone => Found::Holds(value.to_owned()),
-            Command::Beside => Found::ForNow(format!(
-                "{value} stores WAL and calls something else besides, whose failures hold WAL up, too: right during a migration, not for ever"
-            )),
-        })
-    };
+    let archive_command = |value: &str| judge_archive_command(value, config, cluster);
     let judges: [(&str, Judge<'_>); 5] = [
         ("wal_level", &|value| judge_wal_level(value).map(Found::Holds)),
         ("archive_mode", &|value| judge_archive_mode(value).map(Found::Holds)),
@@ -217,12 +231,21 @@ fn check_server(
         "server",
         Ok(format!("PostgreSQL {} answers", session.server_version().number())),
     )];
-    for (name, judge) in judges {
+    // A server that does not know the setting has none.
+    let library = session.setting("archive_library").map(Option::unwrap_or_default);
+    let library = library.and_then(|library| command::judge_library(&library)).err();
+    let command_is_called = library.is_none();
+    for (name, judge) in judges
+        .iter()
+        .filter(|(name, _)| command_is_called || *name != "archive_command")
+    {
         findings.push(judged(
-            name,
+            *name,
             setting(&mut session, name).and_then(|value| judge(&value)),
         ));
     }
+    findings.extend(library.map(|error| finding("archive_library", Err(error))));
+    findings.extend(check_archiver(&mut session, command_is_called, data_directory, account));
     let configured = setting(&mut session, "data_directory").and_then(|theirs| {
         if std::fs::canonicalize(&theirs).ok() == std::fs::canonicalize(data_directory).ok() {
             Ok(theirs)
@@ -238,6 +261,43 @@ fn check_server(
     });
     findings.push(finding("server's data directory", configured));
     findings
+}
+
+fn judge_archive_command(value: &str, config: &Config, cluster: &Cluster) -> Result<Found> {
+    let is_file = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.is_file());
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    let is_configuration =
+        |path: &Path| path == config.file || (real(path).is_some() && real(path) == real(&config.file));
+    let known = Known::of(config, &cluster.name, &is_file, &is_configuration);
+    Ok(match command::judge(value, &known)? {
+        Command::Alone => Found::Holds(value.to_owned()),
+        Command::Beside => Found::ForNow(format!(
+            "{value} stores WAL and calls something else besides, whose failures hold WAL up, too: right during a migration, not for ever"
+        )),
+    })
+}
+
+/// A failure is no more than said: it may be from before the mend, until PostgreSQL has tried again.
+fn check_archiver(
+    session: &mut Session,
+    command_is_called: bool,
+    data_directory: &Path,
+    account: &Account,
+) -> Option<Finding> {
+    let asked = archiver::ask(session).and_then(|failing| {
+        let Some(failing) = failing else { return Ok(None) };
+        let command = match command_is_called {
+            true => session.setting("archive_command")?,
+            false => None,
+        };
+        let said = failing.said(
+            command.as_deref().filter(|command| !command.is_empty()),
+            &account.user,
+            data_directory,
+        );
+        Ok(Some(Found::ForNow(said)))
+    });
+    asked.transpose().map(|found| judged("archiver", found))
 }
 
 fn setting(session: &mut Session, name: &str) -> Result<String> {
@@ -433,6 +493,17 @@ mod tests {
         assert!(judge_archive_mode("always").is_ok());
         assert!(judge_archive_timeout("60").is_ok());
         assert!(judge_max_wal_senders("10").is_ok());
+    }
+
+    #[test]
+    fn the_command_is_judged_by_the_configuration_that_is_checked() {
+        let file = Path::new("/etc/pgkeep/pgkeep.toml");
+        let config = Config::parse(file, "[cluster.main]\n[cluster.two]\n", &|_| None).unwrap();
+        let judge = |value| judge_archive_command(value, &config, &config.clusters[0]);
+        assert!(judge("pgkeep-archive-push %p").is_err());
+        assert!(judge("pgkeep-archive-push --cluster two %p").is_err());
+        let own = "pgkeep-archive-push --cluster main %p";
+        assert_eq!(judge(own).unwrap(), Found::Holds(own.to_owned()));
     }
 
     #[test]

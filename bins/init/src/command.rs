@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use common::config::Config;
 use common::error::{Error, Kind, Result};
 
 const HINT: &str = "set archive_command = 'pgkeep-archive-push %p' and reload; another command may be joined to it with && only, and nothing \
@@ -30,11 +31,55 @@ pub enum Command {
     Beside,
 }
 
-/// Judges the setting; `is_file` tells whether there is a file.
+/// What a command is compared with.
+pub struct Known<'a> {
+    /// Whether there is a file.
+    pub is_file: &'a dyn Fn(&Path) -> bool,
+    /// Whether a path is that of the configuration that is being checked.
+    pub is_configuration: &'a dyn Fn(&Path) -> bool,
+    /// The cluster whose server has the command.
+    pub cluster: &'a str,
+    /// The names of all clusters in the configuration.
+    pub clusters: Vec<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    /// What the configuration knows, for `cluster`.
+    pub fn of(
+        config: &'a Config,
+        cluster: &'a str,
+        is_file: &'a dyn Fn(&Path) -> bool,
+        is_configuration: &'a dyn Fn(&Path) -> bool,
+    ) -> Self {
+        Self {
+            is_file,
+            is_configuration,
+            cluster,
+            clusters: config.clusters.iter().map(|cluster| cluster.name.as_str()).collect(),
+        }
+    }
+}
+
+/// Judges archive_library, which takes the place of archive_command where it is set: from PostgreSQL 15 on, and nowhere before.
+///
+/// # Errors
+/// `Failed` if it is set.
+pub fn judge_library(value: &str) -> Result<()> {
+    match value.trim() {
+        "" => Ok(()),
+        library => Err(Error::new(
+            Kind::Failed,
+            format!("{library} archives in place of archive_command, which is not called: no WAL comes to pgkeep"),
+        )
+        .hint("set archive_library = '' and archive_command = 'pgkeep-archive-push %p', and reload")),
+    }
+}
+
+/// Judges the setting by itself and by what is known of the cluster.
 ///
 /// # Errors
 /// `Failed` with what is wrong.
-pub fn judge(value: &str, is_file: &dyn Fn(&Path) -> bool) -> Result<Command> {
+pub fn judge(value: &str, known: &Known<'_>) -> Result<Command> {
     let off = |why: &str, hint: &str| Err(Error::new(Kind::Failed, why).hint(hint));
     match value.trim() {
         "" => return off("it is not set: no WAL is archived, and all of it stays in pg_wal", HINT),
@@ -57,8 +102,10 @@ pub fn judge(value: &str, is_file: &dyn Fn(&Path) -> bool) -> Result<Command> {
                     "has {ender} before pgkeep-archive-push, which may keep it from being called"
                 ));
             }
-        } else if let Err(why) = judge_ours(words, is_file) {
+        } else if let Err(why) = judge_ours(words, known.is_file) {
             return wrong(why);
+        } else {
+            judge_cluster(words, known).map_err(|why| wrong_cluster(value, &why, known.cluster))?;
         }
     }
     Ok(match commands.len() {
@@ -91,6 +138,50 @@ fn judge_ours(words: &[String], is_file: &dyn Fn(&Path) -> bool) -> std::result:
         return Err(format!("names the configuration {config}, which is not there"));
     }
     Ok(())
+}
+
+/// Whether a call stores the WAL as that of the cluster whose server makes it; else why not. What another configuration has
+/// is not known here, and what stands in the server's environment is seen by nobody.
+fn judge_cluster(words: &[String], known: &Known<'_>) -> std::result::Result<(), String> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let said = |name, variable| {
+        let said = option(&words, name).or_else(|| assigned(&words, variable));
+        said.filter(|said| !said.is_empty())
+    };
+    if said("--config", "PGKEEP_CONFIG").is_some_and(|config| !(known.is_configuration)(Path::new(config))) {
+        return Ok(());
+    }
+    let all = || known.clusters.join(", ");
+    match said("--cluster", "PGKEEP_CLUSTER") {
+        Some(cluster) if cluster == known.cluster => Ok(()),
+        Some(cluster) if known.clusters.contains(&cluster) => Err(format!(
+            "stores WAL as that of cluster \"{cluster}\", and this is the server of cluster \"{}\"",
+            known.cluster
+        )),
+        Some(cluster) => Err(format!(
+            "names cluster \"{cluster}\", which is not configured: {}",
+            all()
+        )),
+        None if known.clusters.len() > 1 => Err(format!(
+            "does not say which of the configured clusters it is for: {}",
+            all()
+        )),
+        None => Ok(()),
+    }
+}
+
+fn wrong_cluster(value: &str, why: &str, cluster: &str) -> Error {
+    Error::new(Kind::Failed, format!("\"{value}\" {why}")).hint(format!(
+        "set archive_command = 'pgkeep-archive-push --cluster {cluster} %p' and reload"
+    ))
+}
+
+/// The value of `NAME=value` before the program; the last one counts.
+fn assigned<'w>(words: &[&'w str], name: &str) -> Option<&'w str> {
+    let before = words.iter().take_while(|word| is_assignment(word));
+    before
+        .filter_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+        .last()
 }
 
 /// The value of `--name value` or `--name=value`.
@@ -152,8 +243,112 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn judged_among(value: &str, clusters: &[&str]) -> Result<Command> {
+        let known = Known {
+            is_file: &|path| !path.starts_with("/nope"),
+            is_configuration: &|path| path == Path::new("/etc/pgkeep.toml"),
+            cluster: "main",
+            clusters: clusters.to_vec(),
+        };
+        judge(value, &known)
+    }
+
     fn judged(value: &str) -> Result<Command> {
-        judge(value, &|path| !path.starts_with("/nope"))
+        judged_among(value, &["main"])
+    }
+
+    #[test]
+    fn among_several_clusters_the_command_names_its_own() {
+        for value in [
+            "/usr/bin/pgkeep-archive-push --cluster main %p",
+            "pgkeep-archive-push %p --cluster=main",
+            "PGKEEP_CLUSTER=main pgkeep-archive-push %p",
+            "PGKEEP_CLUSTER=two pgkeep-archive-push --cluster main %p",
+            "pgkeep-archive-push --config /etc/pgkeep.toml --cluster main %p",
+        ] {
+            assert_eq!(
+                judged_among(value, &["main", "two"]).unwrap(),
+                Command::Alone,
+                "{value}"
+            );
+        }
+        for (value, why) in [
+            (
+                "/usr/bin/pgkeep-archive-push %p",
+                "which of the configured clusters it is for: main, two",
+            ),
+            (
+                "PGKEEP_CLUSTER= pgkeep-archive-push %p",
+                "which of the configured clusters",
+            ),
+            (
+                "pgkeep-archive-push --config=/etc/pgkeep.toml %p",
+                "which of the configured clusters",
+            ),
+            (
+                "test -f PGKEEP_CLUSTER=main && pgkeep-archive-push %p",
+                "which of the configured clusters",
+            ),
+            (
+                "pgkeep-archive-push --cluster two %p",
+                "as that of cluster \"two\", and this is the server of cluster \"main\"",
+            ),
+            (
+                "PGKEEP_CLUSTER=two pgkeep-archive-push %p",
+                "as that of cluster \"two\"",
+            ),
+            (
+                "PGKEEP_CLUSTER=main pgkeep-archive-push --cluster=two %p",
+                "as that of cluster \"two\"",
+            ),
+            (
+                "pgkeep-archive-push --cluster main %p && pgkeep-archive-push --cluster two %p",
+                "as that of cluster \"two\"",
+            ),
+            (
+                "pgkeep-archive-push --cluster mian %p",
+                "names cluster \"mian\", which is not configured: main, two",
+            ),
+        ] {
+            let error = judged_among(value, &["main", "two"]).unwrap_err();
+            assert!(error.to_string().contains(why), "{value}: {error}");
+            assert!(
+                error
+                    .nearest_hint()
+                    .unwrap()
+                    .contains("pgkeep-archive-push --cluster main %p")
+            );
+        }
+        assert!(
+            judged("pgkeep-archive-push --cluster two %p").is_err(),
+            "nothing else is configured"
+        );
+    }
+
+    #[test]
+    fn what_another_configuration_has_is_not_judged() {
+        for value in [
+            "pgkeep-archive-push --config /etc/other.toml %p",
+            "PGKEEP_CONFIG=/etc/other.toml pgkeep-archive-push %p",
+            "pgkeep-archive-push --config /etc/other.toml --cluster two %p",
+        ] {
+            assert_eq!(
+                judged_among(value, &["main", "two"]).unwrap(),
+                Command::Alone,
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_library_takes_the_place_of_the_command() {
+        assert!(judge_library("").is_ok());
+        let error = judge_library("basic_archive").unwrap_err();
+        assert!(
+            error.to_string().starts_with("basic_archive archives in place of"),
+            "{error}"
+        );
+        assert!(error.nearest_hint().unwrap().contains("archive_library = ''"));
     }
 
     #[test]

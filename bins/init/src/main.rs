@@ -1,5 +1,7 @@
 //! `pgkeep-init`: creates the repositories of a cluster, makes keys, and checks whether everything is in place.
 
+mod access;
+mod archiver;
 mod args;
 mod check;
 mod command;

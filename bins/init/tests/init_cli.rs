@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 
-use system_tests::{Bare, Tool, account, mutilate};
+use system_tests::{Bare, Ran, Tool, account, mutilate};
 
 #[test]
 fn help_version_and_configuration_are_answered_as_everywhere() {
@@ -285,8 +285,11 @@ fn check_has_a_line_for_everything_and_fails_if_one_does() {
     // The file system of whoever tests may be short of space, which is no more than said.
     let ran = check().expect_code(1);
     let failing = ran.stdout.lines().filter(|line| line.starts_with("FAIL ")).count();
-    let ran = ran.expect_said(&format!("{failing} of 9 checks do not hold"));
+    let ran = ran.expect_said(&format!("{failing} of 12 checks do not hold"));
     for line in [
+        "ok   configuration: ",
+        "ok   state directory: ",
+        "ok   spool directory: ",
         "ok   data directory: ",
         "FAIL server: ",
         "ok   repository \"local\" identity: UUID ",
@@ -305,6 +308,60 @@ fn check_has_a_line_for_everything_and_fails_if_one_does() {
         .expect_said("FAIL repository \"local\" write, read, delete: ")
         .expect_said("Permission denied");
     mutilate::chmod(&bare.repository.join("main"), 0o700);
+}
+
+/// The lines of a check that begin with FAIL, but for that of the server, which there is none of, and of free space.
+fn failing(check: &Ran) -> Vec<&str> {
+    let other =
+        |line: &&str| line.starts_with("FAIL ") && !line.starts_with("FAIL server: ") && !line.contains(" space: ");
+    check.stdout.lines().filter(other).collect()
+}
+
+#[test]
+fn check_asks_as_the_owner_what_root_could_reach() {
+    if !account::is_root() {
+        system_tests::stand::skipped("only root can keep something from somebody else");
+        return;
+    }
+    let bare = Bare::new("init_check_access");
+    let (extra, state, spool) = (
+        bare.scratch.create_dir("extra"),
+        bare.scratch.path("state/main"),
+        bare.scratch.path("spool/main"),
+    );
+    account::write(&extra.join("file"), "", 0o600);
+    let line = format!("extra_paths = [\"{}\"]\n[repository.local]", extra.display());
+    bare.configure(&bare.text.replace("[repository.local]", &line));
+    bare.tool("init").run().expect_code(0);
+    account::create_dir(&spool, 0o700);
+    let check = || bare.tool("init").arg("--check").as_root().run().expect_code(1);
+    let ran = check();
+    assert_eq!(failing(&ran), Vec::<&str>::new(), "{}", ran.report());
+
+    for (kept, mode, what, mend) in [
+        (&bare.config, 0o600, "configuration", "chmod 640 "),
+        (&state, 0o755, "state directory", "install -d -o "),
+        (&state.join("repository"), 0o755, "state directory", "install -d -o "),
+        (&spool, 0o755, "spool directory", "install -d -o "),
+        (&extra, 0o711, "extra path", "extra_excludes"),
+        (&extra.join("file"), 0o600, "extra path", "extra_excludes"),
+    ] {
+        let before = fs::metadata(kept).unwrap().permissions().mode();
+        chown(kept, Some(0), Some(0)).unwrap();
+        mutilate::chmod(kept, mode);
+        let ran = check();
+        let [line] = failing(&ran)[..] else {
+            panic!("{what}: {}", ran.report())
+        };
+        assert!(line.starts_with(&format!("FAIL {what}")), "{line}");
+        for said in ["Permission denied", mend, &kept.display().to_string()] {
+            assert!(line.contains(said), "{said} is not in {line}");
+        }
+        mutilate::chmod(kept, before & 0o7777);
+        account::give(kept);
+    }
+    let ran = check();
+    assert_eq!(failing(&ran), Vec::<&str>::new(), "{}", ran.report());
 }
 
 #[test]
