@@ -10,9 +10,10 @@ use common::repository::events::{self, What};
 use common::repository::pins::{Pin, Pins};
 use common::repository::wal::reseal::{self, Resealed};
 use common::repository::{ClusterName, Identity, Repository, document};
-use common::storage::Durability;
+use common::storage::{Durability, NO_ROOT_HINT};
 use common::time::UtcTime;
 
+use crate::access::{self, Account};
 use crate::args::Args;
 use crate::system::{self, System};
 
@@ -36,7 +37,8 @@ pub fn run(config: &Config, cluster: &Cluster, args: &Args, environment: Environ
             Ok(line) => exit::print(&format!("{line}\n"))?,
             // Somebody is setting it up: what later may be missing must work once.
             Err(error) => {
-                let error = error.context(format!("cannot create repository \"{}\"", repository.name));
+                let error =
+                    let_in(error, repository).context(format!("cannot create repository \"{}\"", repository.name));
                 match failed {
                     None => failed = Some(error),
                     Some(_) => log::error!("{}", chain_with_hint(&error)),
@@ -57,7 +59,7 @@ fn not_lost(repository: &Repository, pins: &Pins, replaced: Option<&str>) -> Res
     }
     let Some(pin) = known? else { return Ok(()) };
     match pins.compare(repository) {
-        Err(error) if error.kind() == Kind::NotFound => Err(Error::new(
+        Err(error) if is_missing(&error) => Err(Error::new(
             Kind::Refused,
             format!(
                 "this host knows it with UUID {}, and there is none at {}",
@@ -70,6 +72,22 @@ fn not_lost(repository: &Repository, pins: &Pins, replaced: Option<&str>) -> Res
         ))),
         outcome => outcome.map(|_| ()),
     }
+}
+
+/// Whether there is no repository, or not even the directory for it.
+fn is_missing(error: &Error) -> bool {
+    error.kind() == Kind::NotFound || error.nearest_hint() == Some(NO_ROOT_HINT)
+}
+
+/// Says how root lets this user in, where the directory of a repository could not be made or written in.
+fn let_in(error: Error, repository: &Repository) -> Error {
+    let Some(root) = repository.url.strip_prefix("file://").map(Path::new) else {
+        return error;
+    };
+    if !error.is_denied() || error.nearest_hint().is_some() || access::may_write(root).is_ok() {
+        return error;
+    }
+    error.hint(Account::of_this_process().install(root))
 }
 
 /// Refuses a repository inside the data directory, which would be backed up into itself, and the reverse.

@@ -136,6 +136,17 @@ fn a_repository_that_is_gone_is_not_silently_made_anew() {
         .expect_said("is its file system mounted")
         .expect_said(&format!("pgkeep-init --replace {first}"));
     assert_eq!(fs::read_dir(&bare.repository).unwrap().count(), 0, "nothing was made");
+    // Not even the directory that it was mounted on.
+    fs::remove_dir(&bare.repository).unwrap();
+    bare.tool("init")
+        .run()
+        .expect_code(1)
+        .expect_said(&format!(
+            "this host knows it with UUID {first}, and there is none at file://"
+        ))
+        .expect_said("is its file system mounted")
+        .expect_said(&format!("pgkeep-init --replace {first}"));
+    assert!(!bare.repository.exists(), "nothing was made");
     bare.tool("init").args(["--replace", "another"]).run().expect_code(1);
     bare.tool("init").args(["--replace", &first]).run().expect_code(0);
     let second = uuid_of(&bare);
@@ -362,6 +373,35 @@ fn check_asks_as_the_owner_what_root_could_reach() {
     }
     let ran = check();
     assert_eq!(failing(&ran), Vec::<&str>::new(), "{}", ran.report());
+}
+
+#[test]
+fn where_a_repository_may_not_be_made_root_is_told_how() {
+    if !account::is_root() {
+        system_tests::stand::skipped("only root can keep something from somebody else");
+        return;
+    }
+    let bare = Bare::new("init_not_let_in");
+    let above = bare.scratch.create_dir("srv");
+    chown(&above, Some(0), Some(0)).unwrap();
+    mutilate::chmod(&above, 0o755);
+    let wanted = above.join("new");
+    bare.configure(&bare.text.replace(
+        &format!("file://{}", bare.repository.display()),
+        &format!("file://{}", wanted.display()),
+    ));
+    let hint = format!(" -m 700 {}", wanted.display());
+    bare.tool("init")
+        .run()
+        .expect_code(1)
+        .expect_said("Permission denied")
+        .expect_said("hint: as root: install -d -o ")
+        .expect_said(&hint);
+    // It is there, and belongs to somebody else.
+    fs::create_dir(&wanted).unwrap();
+    bare.tool("init").run().expect_code(1).expect_said(&hint);
+    account::give(&wanted);
+    bare.tool("init").run().expect_code(0);
 }
 
 #[test]

@@ -280,6 +280,9 @@ pub trait Store: Send + Sync {
     }
 }
 
+/// The hint of every store that finds no directory where its objects should be; `init` knows by it that there is none.
+pub const NO_ROOT_HINT: &str = "is the file system mounted? a new repository is created by pgkeep-init";
+
 /// An error that says what cannot be found, for stores whose own message would be poorer.
 fn not_found(store: &dyn Store, key: &Key) -> Error {
     Error::new(Kind::NotFound, format!("{} does not exist", store.describe(Some(key))))

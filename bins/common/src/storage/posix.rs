@@ -21,7 +21,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use super::{Exclusive, Key, Space, Stat, Store, Stored, Upload, already_exists, not_found};
+use super::{Exclusive, Key, NO_ROOT_HINT, Space, Stat, Store, Stored, Upload, already_exists, not_found};
 use crate::digest::{HashingWriter, Sha256Digest};
 use crate::durable::{self, CreateOnly, STAGING_PREFIX, Staged};
 use crate::error::{Context, Error, Kind, Result};
@@ -189,7 +189,7 @@ impl PosixStore {
             }
             Err(error) => return Err(Error::io(error, format!("look at repository directory {root}"))),
         };
-        Err(error.hint("is the file system mounted? a new repository is created by pgkeep-init"))
+        Err(error.hint(NO_ROOT_HINT))
     }
 
     /// Makes sure, after ENOENT, that `key` is absent rather than out of reach.

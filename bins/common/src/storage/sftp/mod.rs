@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Durability, Exclusive, Key, Space, Stat, Store, Stored, Upload, not_found};
+use super::{Durability, Exclusive, Key, NO_ROOT_HINT, Space, Stat, Store, Stored, Upload, not_found};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, Kind, Result, chain};
 use crate::retry::Policy;
@@ -197,7 +197,7 @@ impl SftpStore {
             }
             Err(Trouble::Ended(error)) => return Err(error.context(format!("look at repository directory {root}"))),
         };
-        Err(error.hint("is the file system mounted? a new repository is created by pgkeep-init"))
+        Err(error.hint(NO_ROOT_HINT))
     }
 
     /// Opens a staging file in the directory of `key`, creating that first if it is missing.
