@@ -175,6 +175,11 @@ fn beside(story: &Story) -> (Cluster, Site) {
     let host = host.shared(story.site.repo(), RepoOptions::new("local"));
     host.archive(&standby);
     standby.start();
+    // Who is not connected does not get the last record of a shutdown.
+    let streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+    wait_until("the standby streams", PATIENCE, || {
+        story.cluster.query_one(streams) == "1"
+    });
     replayed(&standby, &story.cluster);
     (standby, host)
 }
