@@ -30,6 +30,10 @@ pub struct Args {
     #[arg(long)]
     pub dry_run: bool,
 
+    /// Do nothing unless a repository missed WAL, is new, the last run failed at least ten minutes ago, or none succeeded for a day
+    #[arg(long)]
+    pub if_needed: bool,
+
     /// Number of parallel workers [default: jobs of the configuration]
     #[arg(long, value_name = "N", value_parser = parse_jobs)]
     pub jobs: Option<usize>,
@@ -44,11 +48,12 @@ impl HasCommon for Args {
     }
 }
 
-const EXAMPLES: [(&str, &str); 3] = [
+const EXAMPLES: [(&str, &str); 4] = [
     (
         "Bring every repository level with the first required one",
         "pgkeep-sync",
     ),
+    ("From a timer that comes every minute", "pgkeep-sync --if-needed"),
     (
         "Fill a new off-site repository from the local one",
         "pgkeep-sync --from local --to offsite",

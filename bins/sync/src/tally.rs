@@ -124,7 +124,9 @@ impl Tally {
             ),
         };
         let sum = |of: fn(&Copied) -> u64| self.targets.iter().map(|(_, copied, _)| of(copied)).sum::<u64>();
+        let names: Vec<&str> = self.targets.iter().map(|(name, ..)| name.as_str()).collect();
         report
+            .field(crate::need::TARGETS, names)
             .field("size_bytes", sum(|copied| copied.bytes))
             .field("wal_files", sum(|copied| copied.wal))
             .field("backups", sum(|copied| copied.backups))

@@ -31,3 +31,37 @@ fn a_repository_that_is_not_there_is_named() {
         .expect_said("cannot bring repository \"second\" level with \"local\"")
         .expect_said("hint:");
 }
+
+#[test]
+fn a_run_that_failed_is_not_repeated_at_once_by_a_timer_and_is_by_hand() {
+    let bare = Bare::new("sync_needed");
+    let second = bare.scratch.path("second");
+    let table = format!("\n[repository.second]\nurl = \"file://{}\"\n", second.display());
+    bare.configure(&format!("{}{table}", bare.text));
+    let status = bare.scratch.path("state/main/status/sync.json");
+    let needed = || bare.tool("sync").arg("--if-needed").run();
+    needed().expect_code(1).expect_said("cannot bring repository");
+    let left = std::fs::read(&status).unwrap();
+    needed()
+        .expect_code(0)
+        .expect_said("nothing to do: the last run failed")
+        .expect_said("is tried again after 10m");
+    assert_eq!(
+        std::fs::read(&status).unwrap(),
+        left,
+        "nothing was done, and nothing is told"
+    );
+    bare.tool("sync").run().expect_code(1);
+
+    // Ten minutes later, and at once where WAL was missed.
+    let mut told: serde_json::Value = serde_json::from_slice(&std::fs::read(&status).unwrap()).unwrap();
+    assert_eq!(told["fields"]["targets"], serde_json::json!(["second"]));
+    told["finished"] = "2026-01-01T00:00:00Z".into();
+    system_tests::account::write(&status, told.to_string(), 0o644);
+    needed().expect_code(1);
+    needed().expect_code(0);
+    bare.scratch.create_dir("state/main/missed");
+    let missed = bare.scratch.create_dir("state/main/missed/second");
+    system_tests::account::write(&missed.join("000000010000000000000007"), "", 0o600);
+    needed().expect_code(1);
+}
