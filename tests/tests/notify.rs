@@ -3,10 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use system_tests::s3::Certificate;
+use system_tests::stand::skipped;
 use system_tests::wait::{PATIENCE, wait_until};
 use system_tests::{Bare, Ran, Scratch, Sink, account};
 
@@ -399,4 +401,50 @@ fn mail_goes_over_tls_and_not_to_a_server_that_nobody_vouches_for() {
         "{:?}",
         clear.taken()
     );
+}
+
+#[test]
+fn root_tries_out_what_the_units_can_do_and_no_more() {
+    if !account::is_root() {
+        skipped("only root can run as somebody else");
+        return;
+    }
+    let sink = Sink::http("200 OK");
+    let bare = host("notify_root", "");
+    let secret = bare.scratch.path("hook.url");
+    let table = format!(
+        "[notify.hook]\nkind = \"webhook\"\nurl_file = \"{}\"\non = [\"digest\"]\n",
+        secret.display()
+    );
+    bare.configure(&format!("{}\n{table}", bare.text));
+    std::fs::write(&secret, sink.url()).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let as_root = |flag: &str| bare.tool("notify").arg(flag).as_root().run();
+    as_root("--test")
+        .expect_code(1)
+        .expect_said("\"hook\" cannot be told: open url_file");
+    as_root("--digest")
+        .expect_code(0)
+        .expect_said("\"hook\" cannot be told");
+    assert!(sink.taken().is_empty(), "{:?}", sink.taken());
+    account::write(&secret, sink.url(), 0o600);
+    as_root("--test").expect_code(0);
+    as_root("--digest").expect_code(0);
+    assert_eq!(sink.taken().len(), 2);
+}
+
+#[test]
+fn a_digest_that_nobody_hears_says_so() {
+    let bare = host("notify_unheard", "");
+    let digest = || bare.tool("notify").arg("--digest").run().expect_code(0);
+    digest().expect_said("the digest is told to nobody: no table [notify.NAME]");
+    let sink = Sink::http("200 OK");
+    let table = format!("[notify.hook]\nkind = \"webhook\"\nurl = \"{}\"\n", sink.url());
+    bare.configure(&format!("{}\n{table}on = [\"failure\"]\n", bare.text));
+    digest().expect_said("the digest is told to nobody");
+    assert!(sink.taken().is_empty());
+    bare.configure(&format!("{}\n{table}on = [\"digest\"]\n", bare.text));
+    let told = digest();
+    assert!(!told.stderr.contains("told to nobody"), "{}", told.report());
+    assert_eq!(sink.taken().len(), 1);
 }

@@ -17,7 +17,7 @@ use common::exit;
 use common::job::Status;
 use common::lock::FileLock;
 use common::time::UtcTime;
-use common::{durable, open};
+use common::{durable, open, process};
 
 use args::Args;
 use digest::Known;
@@ -36,23 +36,41 @@ fn main() -> ExitCode {
                 )
                 .hint("add a table such as [notify.ops] with kind = \"slack\" and url_file"));
             }
-            log::debug!("nobody is to be told");
+            match args.digest {
+                true => say_that_nobody_hears(&config),
+                false => log::debug!("nobody is to be told"),
+            }
             return Ok(());
         }
-        if args.test {
-            return test(&args, &config);
+        let unit = args.unit.as_deref().map(Unit::parse).transpose()?;
+        let cluster = cluster(&args, &config, unit.as_ref())?;
+        drop_root(cluster)?;
+        match (cluster, unit) {
+            _ if args.test => test(&args, &config),
+            (Some(cluster), Some(unit)) => {
+                tell_jobs(&args, &config, cluster, std::slice::from_ref(&unit.job), Some(&unit))
+            }
+            (Some(cluster), None) if !args.digest => tell_jobs(&args, &config, cluster, &args.jobs, None),
+            _ => tell_digest(&args, &config),
         }
-        if args.digest {
-            return tell_digest(&args, &config);
-        }
-        let Some(name) = &args.unit else {
-            let cluster = args.common.choose(&config)?;
-            return tell_jobs(&args, &config, cluster, &args.jobs, None);
-        };
-        let unit = Unit::parse(name)?;
-        let cluster = config.cluster(Some(&unit.cluster))?;
-        tell_jobs(&args, &config, cluster, std::slice::from_ref(&unit.job), Some(&unit))
     })
+}
+
+/// The cluster that this is about. A test and a digest are about all: then one of them, if any is configured.
+fn cluster<'c>(args: &Args, config: &'c Config, unit: Option<&Unit>) -> Result<Option<&'c Cluster>> {
+    match unit {
+        Some(unit) => config.cluster(Some(&unit.cluster)).map(Some),
+        None if args.test || args.digest => Ok(args.common.choose(config).ok().or(config.clusters.first())),
+        None => args.common.choose(config).map(Some),
+    }
+}
+
+/// Makes root run as the units do: what only root could read must not look as if all were well.
+fn drop_root(cluster: Option<&Cluster>) -> Result<()> {
+    match cluster {
+        Some(cluster) => open::become_owner(cluster),
+        None => process::become_user("postgres").map(|said| said.iter().for_each(|said| log::info!("{said}"))),
+    }
 }
 
 fn test(args: &Args, config: &Config) -> Result<()> {
@@ -75,6 +93,7 @@ fn tell_digest(args: &Args, config: &Config) -> Result<()> {
     let now = UtcTime::now();
     let known = |cluster: &Cluster| Known {
         cluster: cluster.name.clone(),
+        is_physical: cluster.data_directory.is_some(),
         jobs: statuses(&config.state_of(cluster)),
     };
     let all: Vec<Known> = config.clusters.iter().map(known).collect();
@@ -95,8 +114,18 @@ fn tell_digest(args: &Args, config: &Config) -> Result<()> {
             (receiver, digest::digest(&known, &open::host_name(), now))
         })
         .collect();
+    if messages.is_empty() {
+        say_that_nobody_hears(config);
+    }
     deliver(args, &messages);
     Ok(())
+}
+
+fn say_that_nobody_hears(config: &Config) {
+    log::info!(
+        "the digest is told to nobody: no table [notify.NAME] of {} has \"digest\" in its key \"on\"",
+        config.file.display()
+    );
 }
 
 /// The status files of all jobs of a cluster; one that cannot be read is left out.
@@ -108,7 +137,6 @@ fn statuses(state: &Path) -> Vec<Status> {
 }
 
 fn tell_jobs(args: &Args, config: &Config, cluster: &Cluster, jobs: &[String], unit: Option<&Unit>) -> Result<()> {
-    open::become_owner(cluster)?;
     let now = UtcTime::now();
     let state = config.state_of(cluster);
     durable::create_dir_all(&state, 0o755)?;
