@@ -41,7 +41,7 @@ sed -i 's|](\(\.\./\)*LICENSE-[A-Z]*)|](copyright)|g
     s|src/postgres/WALMAP\.md|WALMAP.md|g
     s|packaging/pgkeep\.toml|examples/pgkeep.toml|g
     s|packaging/examples/|examples/|g
-    s|](\(\.\./\)*packaging/\(prometheus\|grafana\|consul\)/|](/usr/share/pgkeep/\2/|g' \
+    s,](\(\.\./\)*packaging/\(prometheus\|grafana\|consul\)/,](/usr/share/pgkeep/\2/,g' \
     "$staging"/{README,FORMAT,CONTRIBUTING}.md "$staging"/{docs,ansible}/*.md
 sed -i 's|](CHANGELOG|](docs/CHANGELOG|g' "$staging"/{README,CONTRIBUTING}.md
 sed -i 's|](\.\./CHANGELOG|](CHANGELOG|g' "$staging"/docs/*.md
