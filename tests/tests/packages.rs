@@ -225,6 +225,65 @@ fn units_are_sound_and_hardened() {
     }
 }
 
+/// What a unit says of a key, as it stands there.
+fn says<'u>(unit: &'u str, key: &str) -> Option<&'u str> {
+    unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+}
+
+#[test]
+fn a_unit_is_not_repeated_for_ever_and_none_is_stopped_by_its_own_timer() {
+    let directory = project("packaging/systemd");
+    let mut repeated = 0;
+    for name in names(&directory).iter().filter(|name| name.ends_with("@.service")) {
+        let unit = fs::read_to_string(directory.join(name)).unwrap();
+        if says(&unit, "Restart").is_none() {
+            // Its timer, or another unit, comes however often it did.
+            assert_eq!(says(&unit, "StartLimitIntervalSec"), Some("0"), "{name}");
+            continue;
+        }
+        repeated += 1;
+        let number = |key: &str, unit_of_time: &str| -> u64 {
+            let value = says(&unit, key).unwrap().strip_suffix(unit_of_time).unwrap();
+            value.parse().unwrap()
+        };
+        let (hours, burst) = (number("StartLimitIntervalSec", "h"), number("StartLimitBurst", ""));
+        let pause = number("RestartSec", "min");
+        // Runs of five minutes, which is how long a store that is away is waited for, come to their end within the span.
+        assert!(burst * (pause + 5) <= hours * 60, "{name}: it is repeated for ever");
+        assert!(
+            burst >= 2 * hours + 2,
+            "{name}: a timer that comes every half hour stops it"
+        );
+    }
+    assert!(repeated >= 5, "only {repeated} units are repeated");
+}
+
+#[test]
+fn sync_does_what_is_needed_by_its_timer_and_everything_by_hand() {
+    let unit = fs::read_to_string(project("packaging/systemd/pgkeep-sync@.service")).unwrap();
+    let line = says(&unit, "ExecStart").unwrap();
+    let script = line
+        .strip_prefix("/bin/sh -c '")
+        .and_then(|rest| rest.strip_suffix("' %i"))
+        .unwrap();
+    assert!(script.starts_with("exec /usr/bin/pgkeep-sync "), "{script}");
+    let script = script.replace("exec /usr/bin/pgkeep-sync", "echo").replace("$$", "$");
+    let asked = |trigger: Option<&str>| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, "main"]).env("PGKEEP_FLAGS", "--jobs 2");
+        match trigger {
+            Some(unit) => shell.env("TRIGGER_UNIT", unit),
+            None => shell.env_remove("TRIGGER_UNIT"),
+        };
+        String::from_utf8(run(&mut shell).stdout).unwrap()
+    };
+    assert_eq!(
+        asked(Some("pgkeep-sync@main.timer")),
+        "--cluster main --quiet --if-needed --jobs 2\n"
+    );
+    assert_eq!(asked(None), "--cluster main --quiet --jobs 2\n");
+}
+
 #[test]
 fn the_configuration_to_begin_with_can_be_read_once_its_lines_are_taken() {
     let path = project("packaging/debian/pgkeep.toml");
@@ -264,7 +323,15 @@ fn a_purge_leaves_every_repository_wherever_it_lies() {
     // What a host remembers of a backup is none.
     fs::write(root.join("var/lib/pgkeep/main/backup.json"), "{}").unwrap();
     fs::write(root.join("var/backups/pgkeep/main/repository.json"), "{}").unwrap();
+    // Metrics of other programs lie beside those of the jobs.
+    let metrics = root.join("var/lib/prometheus/node-exporter");
+    fs::create_dir_all(metrics.join("pgkeep_directory.prom")).unwrap();
+    for name in ["pgkeep_main_prune.prom", "apt.prom", "pgkeep_notes.txt"] {
+        fs::write(metrics.join(name), "").unwrap();
+    }
     assert!(purge(&root).status.success());
+    let left: Vec<String> = names(&metrics).into_iter().collect();
+    assert_eq!(left, ["apt.prom", "pgkeep_directory.prom", "pgkeep_notes.txt"]);
     assert!(root.join("var/backups/pgkeep/main/repository.json").is_file());
     assert!(!root.join("var/lib/pgkeep").exists() && !root.join("var/spool/pgkeep").exists());
 
@@ -281,4 +348,41 @@ fn a_purge_leaves_every_repository_wherever_it_lies() {
         root.join("var/lib/pgkeep/repository/main/backup/x/backup.json")
             .is_file()
     );
+}
+
+#[test]
+fn removing_the_archiver_warns_where_a_server_may_still_call_it() {
+    let scratch = Scratch::new("remove_archive");
+    let root = scratch.path("");
+    let etc = root.join("etc/postgresql/15/main");
+    fs::create_dir_all(&etc).unwrap();
+    let file = etc.join("postgresql.conf");
+    let script = fs::read_to_string(project("packaging/debian/pgkeep-archive.prerm")).unwrap();
+    let script = script
+        .replace("/var/", &format!("{}/var/", root.display()))
+        .replace("/etc/", &format!("{}/etc/", root.display()))
+        .replace("#DEBHELPER#", "");
+    let prerm = |why: &str| {
+        let ended = run(Command::new("sh").args(["-c", &script, "prerm", why]));
+        assert!(ended.status.success(), "{}", said(&ended));
+        said(&ended)
+    };
+    let calls = "archive_command = '/usr/bin/pgkeep-archive-push %p'";
+    for (text, warns) in [
+        (calls.to_owned(), true),
+        ("restore_command = 'pgkeep-archive-get %f %p'".to_owned(), true),
+        (format!("#{calls}"), false),
+        ("archive_command = '/bin/true'".to_owned(), false),
+    ] {
+        fs::write(&file, format!("port = 5432\n{text}\n")).unwrap();
+        let told = prerm("remove");
+        assert_eq!(
+            told.contains("/etc/postgresql/15/main/postgresql.conf "),
+            warns,
+            "{text}: {told}"
+        );
+        assert_eq!(told.lines().count(), usize::from(warns), "{text}: {told}");
+    }
+    fs::write(&file, calls).unwrap();
+    assert_eq!(prerm("upgrade"), "");
 }
