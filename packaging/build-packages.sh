@@ -45,6 +45,7 @@ sed -i 's|](\(\.\./\)*LICENSE-[A-Z]*)|](copyright)|g
     "$staging"/{README,FORMAT,CONTRIBUTING}.md "$staging"/{docs,ansible}/*.md
 sed -i 's|](CHANGELOG|](docs/CHANGELOG|g' "$staging"/{README,CONTRIBUTING}.md
 sed -i 's|](\.\./CHANGELOG|](CHANGELOG|g' "$staging"/docs/*.md
+sed -i 's|](docs/|](|g; s|](ansible/|](../ansible/|g' "$staging/docs/CHANGELOG.md"
 sed -i 's|](\.\./\.\./\.\./docs/|](../../docs/|g' "$staging"/examples/*/README.md
 mv "$staging/debian/pgkeep.toml" "$staging/pgkeep.toml"
 find "$staging" -exec chmod u+w,go-w {} +
