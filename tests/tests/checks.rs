@@ -83,6 +83,9 @@ fn archiving_is_well_until_it_fails(server: &Server) {
     story.step("who may not look is told what was found");
     let state = story.site.state().join("main");
     mutilate::chmod(&story.site.config, 0o644);
+    for open in [story.site.config.parent().unwrap(), &story.site.state()] {
+        mutilate::chmod(open, 0o755);
+    }
     let other = |arguments: &[&str]| {
         let nobody = [
             "setpriv",

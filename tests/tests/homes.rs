@@ -46,12 +46,16 @@ fn unit(name: &str, kind: &str) -> String {
 /// What a unit calls, without what says for which cluster, and how loudly.
 fn calls_of_unit(name: &str) -> Vec<Vec<String>> {
     let unit = unit(name, "service");
-    let starts = unit.lines().filter_map(|line| line.strip_prefix("ExecStart=/usr/bin/"));
+    // One asks a shell whether its timer has started it.
+    let starts = unit
+        .lines()
+        .filter(|line| line.starts_with("ExecStart="))
+        .filter_map(|line| line.split("/usr/bin/").nth(1));
     starts
         .map(|start| {
-            let words = start.replace("--cluster %i", "");
-            let said = words.split_whitespace().filter(|word| !word.starts_with("$PGKEEP_"));
-            bare(said.map(str::to_owned))
+            let said = start.split_whitespace().map(|word| word.trim_matches(['\'', '"']));
+            let ours = said.filter(|word| !word.starts_with('$') && !["--cluster", "%i"].contains(word));
+            bare(ours.map(str::to_owned))
         })
         .collect()
 }
