@@ -73,11 +73,11 @@ fn what_breaks_is_told_and_what_is_mended_too() {
     site.room.resize(ROOM);
     is_mended(&site);
 
-    println!("the key is missing");
+    println!("the key of the bucket is missing");
     let leader = site.members.wait_leader();
-    leader.run("mv /etc/pgkeep/identity.txt /root/");
+    leader.run("mv /etc/pgkeep/s3.credentials /root/");
     is_told(&site, "PgkeepBackupFailed");
     let leader = site.members.wait_leader();
-    leader.run("mv /root/identity.txt /etc/pgkeep/");
+    leader.run("mv /root/s3.credentials /etc/pgkeep/");
     is_mended(&site);
 }
