@@ -80,8 +80,9 @@ fn members_and_clusters_come_back() {
         from_leader.as_secs_f64(),
         sent_without >> 20
     );
+    // What it sends all the time, its WAL to the archive and to the other member, is in both.
     assert!(
-        sent_by_leader < sent_without / 10,
+        sent_by_leader < sent_without / 4,
         "the leader sent {sent_by_leader} bytes, and {sent_without} when it was read"
     );
     assert!(from_repository < from_leader, "{from_repository:?}, {from_leader:?}");
