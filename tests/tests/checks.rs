@@ -109,6 +109,25 @@ fn archiving_is_well_until_it_fails(server: &Server) {
     let ran = other(&["--stale", "1ms"]).expect_code(2);
     begins(&ran, "CRITICAL - stale: check-archive last ran ");
 
+    story.step("the configuration cannot be used any more");
+    let text = std::fs::read_to_string(&story.site.config).unwrap();
+    let broken = text.replacen(
+        "[repository.local]\n",
+        "[repository.local]\ncredentials_file = \"/nowhere\"\n",
+        1,
+    );
+    assert_ne!(broken, text);
+    std::fs::write(
+        &story.site.config,
+        broken.replacen("url = \"file://", "url = \"s3://bucket", 1),
+    )
+    .unwrap();
+    let ran = archive(&story).expect_code(2);
+    begins(&ran, "CRITICAL - ");
+    begins(&other(&[]).expect_code(2), "CRITICAL - ");
+    std::fs::write(&story.site.config, text).unwrap();
+    begins(&archive(&story).expect_code(0), "OK - ");
+
     story.step("the server's user has to be able to leave it");
     mutilate::chmod(&state, 0o500);
     let ran = archive(&story).expect_code(2);

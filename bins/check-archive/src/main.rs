@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::check::{Line, State};
 use common::config::access::{Access, access};
 use common::config::{Cluster, Config};
-use common::error::{Error, Kind, Result};
+use common::error::{Error, Kind, Result, chain};
 use common::exit;
 use common::job::{Job, Origin, Report, Sample, Status};
 use common::open;
@@ -63,12 +63,38 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
             UtcTime::now(),
         )
     });
+    let (mut line, report) = match look_at_all(args, config, cluster) {
+        Ok(looked) => looked,
+        // Who may leave a status leaves this one, too: else the one before goes on to be told.
+        Err(error) if job.is_some() => (cannot_look(&error, args), Vec::new()),
+        Err(error) => return Err(error),
+    };
+    if locked_out {
+        let words = format!(
+            "{} cannot be written by the server's user: archive-push needs it",
+            state.display()
+        );
+        line.add(State::Critical, words);
+    }
+    if let Some(job) = job {
+        job.finish(&told(&line, report), UtcTime::now());
+    }
+    Ok(line)
+}
+
+/// What a status says besides how it ended.
+enum Told {
+    Ready(u64),
+    Sample(Sample),
+}
+
+fn look_at_all(args: &Args, config: &Config, cluster: &Cluster) -> Result<(Line, Vec<Told>)> {
     let patience = config.patience.min(PATIENCE);
     let repositories = open::repositories_within(config, cluster, &args.repositories.names, patience)?;
     let erasures = tombstones::of_all(&repositories);
     let purpose = open::purpose(config, cluster, patience)?;
     let asked = look::server(cluster, &exit::environment, &erasures, purpose);
-    let cache = &state.join("catalog");
+    let cache = &config.state_of(cluster).join("catalog");
     let begun = Instant::now();
     let deadline = begun + args.timeout;
     let found: Vec<judge::Repository> = std::thread::scope(|scope| {
@@ -81,33 +107,43 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
         ready: (args.ready_warning, args.ready_critical),
         rpo: cluster.objectives.rpo,
     };
-    let mut line = judge(&asked.server, &found, limits);
-    if locked_out {
-        let words = format!(
-            "{} cannot be written by the server's user: archive-push needs it",
-            state.display()
-        );
-        line.add(State::Critical, words);
-    }
-    if let Some(job) = job {
-        let report = match line.state() {
-            State::Ok => Report::success(),
-            state => Report::bad(state.code(), line.words()),
-        };
-        let report = report
-            .field("line", line.text().trim_end())
-            .field("state", line.state().code());
-        let report = match asked.server.ready {
-            Some((count, _)) => report.field("ready", count),
-            None => report,
-        };
-        let help = "Erased tenants that the server has, and dumps of erased tenants that are not deleted.";
-        let pending = judge::pending(&asked.server, &found) as f64;
-        let report = report.sample(Sample::new("pgkeep_erasures_pending", pending, help));
-        let report = found.iter().flat_map(samples).fold(report, Report::sample);
-        job.finish(&report, UtcTime::now());
-    }
-    Ok(line)
+    let help = "Erased tenants that the server has, and dumps of erased tenants that are not deleted.";
+    let pending = judge::pending(&asked.server, &found) as f64;
+    let mut report: Vec<Told> = asked
+        .server
+        .ready
+        .map(|(count, _)| Told::Ready(count))
+        .into_iter()
+        .collect();
+    report.push(Told::Sample(Sample::new("pgkeep_erasures_pending", pending, help)));
+    report.extend(found.iter().flat_map(samples).map(Told::Sample));
+    Ok((judge(&asked.server, &found, limits), report))
+}
+
+/// A configuration that cannot be used here is not used by archive-push either.
+fn cannot_look(error: &Error, args: &Args) -> Line {
+    let state = match error.kind() {
+        Kind::Transient | Kind::Busy => State::Unknown,
+        _ if args.repositories.names.is_empty() => State::Critical,
+        _ => State::Unknown,
+    };
+    let mut line = Line::default();
+    line.add(state, chain(error));
+    line
+}
+
+fn told(line: &Line, report: Vec<Told>) -> Report {
+    let begun = match line.state() {
+        State::Ok => Report::success(),
+        state => Report::bad(state.code(), line.words()),
+    };
+    let begun = begun
+        .field("line", line.text().trim_end())
+        .field("state", line.state().code());
+    report.into_iter().fold(begun, |report, told| match told {
+        Told::Ready(count) => report.field("ready", count),
+        Told::Sample(sample) => report.sample(sample),
+    })
 }
 
 /// What is measured of a repository.

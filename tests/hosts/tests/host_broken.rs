@@ -52,6 +52,14 @@ fn what_breaks_is_told_and_what_is_mended_too() {
     site.members.wait_well();
     site.all_is_well();
 
+    println!("the key of the bucket is missing");
+    let leader = site.members.wait_leader();
+    leader.run("mv /etc/pgkeep/s3.credentials /root/");
+    is_told(&site, "PgkeepBackupFailed");
+    let leader = site.members.wait_leader();
+    leader.run("mv /root/s3.credentials /etc/pgkeep/");
+    is_mended(&site);
+
     println!("the store is away");
     site.store_goes_down();
     is_told(&site, "PgkeepBackupFailed");
@@ -71,13 +79,5 @@ fn what_breaks_is_told_and_what_is_mended_too() {
     site.room.resize(used + 64);
     is_told(&site, "PgkeepBackupFailed");
     site.room.resize(ROOM);
-    is_mended(&site);
-
-    println!("the key of the bucket is missing");
-    let leader = site.members.wait_leader();
-    leader.run("mv /etc/pgkeep/s3.credentials /root/");
-    is_told(&site, "PgkeepBackupFailed");
-    let leader = site.members.wait_leader();
-    leader.run("mv /root/s3.credentials /etc/pgkeep/");
     is_mended(&site);
 }
