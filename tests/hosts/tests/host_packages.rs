@@ -81,7 +81,7 @@ fn install(host: &Host, major: &str) {
     let [begin] = &shown("docs/packages.md", "From the package to the first backup", "sh")[..] else {
         panic!("one block of commands was expected")
     };
-    host.run(begin);
+    host.run(&begin.replace("postgresql@15-main", &format!("postgresql@{major}-main")));
     host.run("systemctl enable --now pgkeep-dump@main.timer pgkeep-sync@main.timer");
 }
 
