@@ -33,7 +33,7 @@ fn a_repository_that_is_not_there_is_no_damage() {
     let ran = bare
         .tool("verify")
         .run()
-        .expect_code(1)
+        .expect_code(75)
         .expect_said("cannot be checked");
     assert!(!ran.stdout.contains("DAMAGE"), "{}", ran.report());
 }
