@@ -35,7 +35,7 @@ pub const ACCESS_KEY: &str = "AKTESTACCESSKEY00001";
 /// Its secret, which must never be seen anywhere.
 pub const SECRET_KEY: &str = "never/seen/anywhere+secret0000000000001";
 /// Another access key and its secret, which the server knows, too: one that is about to take the first one's place.
-pub const NEXT: (&str, &str) = ("AKTESTACCESSKEY00002", "never/seen/anywhere+secret0000000000002");
+pub const NEXT: (&str, &str) = ("AKTESTACCESSKEYSNEXT", "never/seen/anywhere+secret0000000000002");
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
