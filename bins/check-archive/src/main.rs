@@ -63,10 +63,10 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
             UtcTime::now(),
         )
     });
-    let (mut line, report) = match look_at_all(args, config, cluster) {
+    let mut looked = match look_at_all(args, config, cluster) {
         Ok(looked) => looked,
         // Who may leave a status leaves this one, too: else the one before goes on to be told.
-        Err(error) if job.is_some() => (cannot_look(&error, args), Vec::new()),
+        Err(error) if job.is_some() => cannot_look(&error, args),
         Err(error) => return Err(error),
     };
     if locked_out {
@@ -74,21 +74,23 @@ fn full(args: &Args, config: &Config, cluster: &Cluster) -> Result<Line> {
             "{} cannot be written by the server's user: archive-push needs it",
             state.display()
         );
-        line.add(State::Critical, words);
+        looked.line.add(State::Critical, words);
     }
     if let Some(job) = job {
-        job.finish(&told(&line, report), UtcTime::now());
+        job.finish(&looked.report(), UtcTime::now());
     }
-    Ok(line)
+    Ok(looked.line)
 }
 
-/// What a status says besides how it ended.
-enum Told {
-    Ready(u64),
-    Sample(Sample),
+/// What came of a look at everything.
+#[derive(Default)]
+struct Looked {
+    line: Line,
+    ready: Option<u64>,
+    samples: Vec<Sample>,
 }
 
-fn look_at_all(args: &Args, config: &Config, cluster: &Cluster) -> Result<(Line, Vec<Told>)> {
+fn look_at_all(args: &Args, config: &Config, cluster: &Cluster) -> Result<Looked> {
     let patience = config.patience.min(PATIENCE);
     let repositories = open::repositories_within(config, cluster, &args.repositories.names, patience)?;
     let erasures = tombstones::of_all(&repositories);
@@ -109,41 +111,41 @@ fn look_at_all(args: &Args, config: &Config, cluster: &Cluster) -> Result<(Line,
     };
     let help = "Erased tenants that the server has, and dumps of erased tenants that are not deleted.";
     let pending = judge::pending(&asked.server, &found) as f64;
-    let mut report: Vec<Told> = asked
-        .server
-        .ready
-        .map(|(count, _)| Told::Ready(count))
-        .into_iter()
-        .collect();
-    report.push(Told::Sample(Sample::new("pgkeep_erasures_pending", pending, help)));
-    report.extend(found.iter().flat_map(samples).map(Told::Sample));
-    Ok((judge(&asked.server, &found, limits), report))
+    let pending = Sample::new("pgkeep_erasures_pending", pending, help);
+    Ok(Looked {
+        line: judge(&asked.server, &found, limits),
+        ready: asked.server.ready.map(|(count, _)| count),
+        samples: std::iter::once(pending).chain(found.iter().flat_map(samples)).collect(),
+    })
 }
 
 /// A configuration that cannot be used here is not used by archive-push either.
-fn cannot_look(error: &Error, args: &Args) -> Line {
+fn cannot_look(error: &Error, args: &Args) -> Looked {
     let state = match error.kind() {
         Kind::Transient | Kind::Busy => State::Unknown,
         _ if args.repositories.names.is_empty() => State::Critical,
         _ => State::Unknown,
     };
-    let mut line = Line::default();
-    line.add(state, chain(error));
-    line
+    let mut looked = Looked::default();
+    looked.line.add(state, chain(error));
+    looked
 }
 
-fn told(line: &Line, report: Vec<Told>) -> Report {
-    let begun = match line.state() {
-        State::Ok => Report::success(),
-        state => Report::bad(state.code(), line.words()),
-    };
-    let begun = begun
-        .field("line", line.text().trim_end())
-        .field("state", line.state().code());
-    report.into_iter().fold(begun, |report, told| match told {
-        Told::Ready(count) => report.field("ready", count),
-        Told::Sample(sample) => report.sample(sample),
-    })
+impl Looked {
+    fn report(&self) -> Report {
+        let report = match self.line.state() {
+            State::Ok => Report::success(),
+            state => Report::bad(state.code(), self.line.words()),
+        };
+        let report = report
+            .field("line", self.line.text().trim_end())
+            .field("state", self.line.state().code());
+        let report = match self.ready {
+            Some(count) => report.field("ready", count),
+            None => report,
+        };
+        self.samples.iter().cloned().fold(report, Report::sample)
+    }
 }
 
 /// What is measured of a repository.

@@ -63,8 +63,9 @@ impl Pins {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let directory = file.parent().unwrap_or(&file).display();
                 let hint =
-                    "the state directory and all in it belong to the server's user: chown -R postgres: /var/lib/pgkeep";
+                    format!("it belongs to the server's user, as all beside it: chown -R that user: {directory}");
                 return Err(Error::io(error, what()).with_kind(Kind::Failed).hint(hint));
             }
             Err(error) => return Err(Error::io(error, what()).with_kind(Kind::Failed).hint(hint)),
